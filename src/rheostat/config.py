@@ -1,0 +1,425 @@
+"""The recipe: one frozen model a stage; loaded, overridden and validated whole.
+
+Every field is documented once, here, beside itself. Unknown keys are refused with the nearest name, and all
+problems are reported together, before any model loads.
+"""
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from rheostat import plugins
+from rheostat.control import LEVELS, ControlFormat
+from rheostat.errors import ConfigError, InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Variant = Literal["moec", "raw"]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PromptsConfig(_Block):
+    """Where the prompts come from; each a file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.txt`) or `pocket:SPLIT`."""
+
+    train: str | list[str] = Field(description="prompts to self-generate from")
+    optimization: str | list[str] | None = Field(
+        None, description="held-out prompts of the training distribution; without it, `held_out` of `train`"
+    )
+    generalization: str | list[str] | None = Field(
+        None, description="other prompts, for the generalization evaluation; without it, that one is left out"
+    )
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of `train` held out, by content hash, where `optimization` is absent"
+    )
+    train_limit: Count | None = Field(None, description="use at most so many training prompts")
+    evaluation_limit: Count | None = Field(None, description="use at most so many prompts in each evaluation")
+    strict: bool = Field(False, description="stop at a broken line instead of counting and skipping it")
+
+
+class RewardConfig(_Block):
+    """Who scores one attribute."""
+
+    kind: str = Field("classifier", description="a file in rewards/")
+    model: str | None = Field(None, description="a Hugging Face directory or id, or `pocket:NAME`")
+    higher_is_better: bool = Field(True, description="False where a higher raw score means less of the attribute")
+    calibration: Literal["quantile", "sigmoid", "identity"] = Field(
+        "quantile", description="the monotone map from raw scores to [0, 1], fitted on the self-generated pool"
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _exists(cls, kind: str) -> str:
+        return _known("rewards", kind)
+
+
+class GenerateConfig(_Block):
+    """Self-generation: N samples a prompt at temperature 1."""
+
+    samples: Count = Field(16, description="responses a prompt (N)")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="0 is greedy")
+    top_p: Probability = Field(1.0, description="nucleus sampling")
+    max_tokens: Count = Field(96, description="longest response, in tokens")
+    shard_prompts: Count = Field(64, description="prompts a shard: what a killed run loses at most")
+
+
+class DistilConfig(_Block):
+    """MOEC, the distillation of the scored pool into training examples."""
+
+    per_corner: Count = Field(2, description="responses kept per prompt and corner of the attribute cube, nearest first")
+    per_extreme: Count = Field(1, description="best and worst responses kept per prompt and attribute")
+    minimum_contrast: Level = Field(
+        0.25, description="drop a prompt whose kept responses span less than this on every attribute"
+    )
+    maximum_cell_share: Probability = Field(0.12, description="largest share of the examples of any one control cell")
+
+
+class CounterfactualConfig(_Block):
+    """Where the untreated control ζ′ of a counterfactual pass comes from."""
+
+    source: Literal["siblings", "grid"] = Field(
+        "siblings", description="controls of other responses to the same prompt, or the level grid"
+    )
+    moves: Literal["any", "one"] = Field("any", description="`one`: ζ′ differs from ζ in exactly one dial")
+    distance_power: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="ζ′ is drawn with probability proportional to its L1 distance from ζ to this power"
+    )
+    fraction: Probability = Field(
+        0.25, description="share of each batch, uniformly drawn, that gets a counterfactual pass (unbiased)"
+    )
+
+
+class LoraConfig(_Block):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TrainConfig(_Block):
+    """Fine-tuning through transformers.Trainer."""
+
+    variant: Variant = Field("moec", description="examples of methods without a `+raw` or `+moec` suffix")
+    epochs: Annotated[float, Field(gt=0)] = 4.0
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    batch_size: Count = Field(32, description="examples a step")
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    forged_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="share of examples whose user text also holds a forged control, which is to be ignored"
+    )
+    save_steps: Count = Field(50, description="steps between checkpoints: what a killed run loses at most")
+    lora: LoraConfig | None = Field(None, description="absent: full fine-tuning")
+    counterfactual: CounterfactualConfig = CounterfactualConfig()
+    objectives: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="options of an objective, by its file's name in objectives/"
+    )
+
+    @field_validator("objectives")
+    @classmethod
+    def _options(cls, objectives: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in objectives:
+            _known("objectives", name)
+        return objectives
+
+
+class EvaluateConfig(_Block):
+    """The grid evaluation of every method."""
+
+    temperature: Annotated[float, Field(ge=0)] = Field(0.7, description="the same for every method")
+    top_p: Probability = 1.0
+    max_tokens: Count = 96
+    rerank_samples: Count = Field(16, description="candidates of the reranking methods (N)")
+    shard_prompts: Count = Field(32, description="prompts a shard")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="resamples over prompts behind an interval")
+
+
+class RunConfig(_Block):
+    """A whole run."""
+
+    model: str = Field(description="the aligned chat model: a Hugging Face directory or id, or `pocket:chat`")
+    prompts: PromptsConfig
+    rewards: dict[str, RewardConfig] = Field(description="who scores each attribute; the keys are the dials")
+    judges: dict[str, dict[str, RewardConfig]] = Field(
+        default_factory=dict, description="parties that took no part in labelling, for the generalization evaluation"
+    )
+    methods: list[str] = Field(
+        ["base", "prompting", "reranking", "clm", "exmate"], min_length=1,
+        description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, +reranking",
+    )
+    levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
+    batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
+    generate: GenerateConfig = GenerateConfig()
+    distil: DistilConfig = DistilConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _prompts_shorthand(cls, value: Any) -> Any:
+        return {"train": value} if isinstance(value, str) else value
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _reward_shorthand(cls, value: Any) -> Any:
+        return _expand(value)
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _judge_shorthand(cls, value: Any) -> Any:
+        return {name: _expand(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("rewards")
+    @classmethod
+    def _dials_exist(cls, rewards: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
+        if not rewards:
+            raise ValueError("got no reward, allowed is one per attribute")
+        for name in rewards:
+            _known("attributes", name)
+        return rewards
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_exist(cls, methods: list[str]) -> list[str]:
+        for name in methods:
+            MethodName.parse(name)
+        if len(set(methods)) < len(methods):
+            raise ValueError(f"got {methods}, allowed is each method once")
+        return methods
+
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, levels: list[float]) -> list[float]:
+        if sorted(set(levels)) != levels:
+            raise ValueError(f"got {levels}, allowed are distinct levels in ascending order")
+        return levels
+
+    @model_validator(mode="after")
+    def _judges_cover(self) -> "RunConfig":
+        for judge, rewards in self.judges.items():
+            if set(rewards) != set(self.rewards):
+                raise ValueError(
+                    f"judges.{judge}: got {', '.join(sorted(rewards))}, allowed is exactly "
+                    f"{', '.join(sorted(self.rewards))}"
+                )
+        return self
+
+    @property
+    def control_format(self) -> ControlFormat:
+        """The control text of this run's attributes and levels."""
+        return ControlFormat(tuple(plugins.attribute(name) for name in self.rewards), tuple(self.levels))
+
+    @property
+    def method_names(self) -> tuple["MethodName", ...]:
+        """The methods, parsed."""
+        return tuple(MethodName.parse(name) for name in self.methods)
+
+
+class MethodName(BaseModel):
+    """A method's name taken apart: `exmate+raw+reranking` is objective `exmate`, variant `raw`, reranked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    method: str
+    objective: str | None = None
+    variant: Variant | None = None
+    reranking: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> "MethodName":
+        """Parse; raises `ValueError` naming what is allowed."""
+        head, *suffixes = name.split("+")
+        trainable = plugins.available("objectives")
+        free = [method for method in plugins.available("methods") if method != "tuned"]
+        if head not in trainable + free:
+            raise ValueError(f"got {name!r}, allowed are {', '.join(free + trainable)}{_near(head, free + trainable)}")
+        allowed = ("raw", "moec", "reranking") if head in trainable else ()
+        variants = [suffix for suffix in suffixes if suffix in ("raw", "moec")]
+        if any(suffix not in allowed for suffix in suffixes) or len(variants) > 1 or len(set(suffixes)) < len(suffixes):
+            raise ValueError(f"got {name!r}, allowed suffixes of {head} are {', '.join(allowed) or 'none'}")
+        return cls(
+            name=name,
+            method="tuned" if head in trainable else head,
+            objective=head if head in trainable else None,
+            variant=variants[0] if variants else None,  # type: ignore[arg-type]
+            reranking="reranking" in suffixes,
+        )
+
+
+def packaged_recipes() -> list[str]:
+    """The names of the recipes inside the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) -> RunConfig:
+    """The recipe at a path, or a packaged one by name, with `key.path=value` overrides (values in YAML).
+
+    Relative paths in it stay relative to the working directory. Raises `ConfigError` with every problem.
+    """
+    path = Path(source)
+    if not path.suffix and str(source) in packaged_recipes():
+        path = RECIPES / f"{source}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the recipe {str(source)!r}: {error}",
+            hint=f"give a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}",
+        ) from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path.name} is not YAML: {' '.join(str(error).split())}"], hint="check the line named") from None
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path.name} holds {type(values).__name__}, allowed is a mapping"], hint="see docs/configuration.md")
+    problems = [problem for override in overrides if (problem := _override(values, override))]
+    return validate(values, problems)
+
+
+def validate(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConfig:
+    """`values` as a `RunConfig`, or `ConfigError` with all problems, those given included."""
+    found = list(problems)
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        found += [_describe(detail) for detail in error.errors()]
+    if config is not None:
+        found += list(_objective_problems(config))
+    if found or config is None:
+        raise ConfigError(found, hint="`rheostat config` prints every key with its meaning and default")
+    return config
+
+
+def objective_options(config: TrainConfig, objective: str) -> Any:
+    """The options of an objective: its own `OPTIONS` with what the recipe sets."""
+    return plugins.load("objectives", objective).OPTIONS(**config.objectives.get(objective, {}))
+
+
+def _objective_problems(config: RunConfig) -> Iterator[str]:
+    for name, options in config.train.objectives.items():
+        try:
+            objective_options(config.train, name)
+        except (TypeError, ValueError) as error:
+            yield f"train.objectives.{name}: {error}; got {options}"
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set: got {override!r}, allowed is key.path=value"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"--set {key}: {text!r} is not YAML"
+    *parents, last = key.strip().split(".")
+    node = values
+    for position, parent in enumerate(parents):
+        child = node.get(parent)
+        if isinstance(child, str) and parent in ("prompts",):
+            child = {"train": child}
+        if child is None:
+            child = {}
+        if not isinstance(child, dict):
+            return f"--set {key}: {'.'.join(parents[: position + 1])} is {child!r}, not a block"
+        node[parent] = child = dict(child)
+        node = child
+    node[last] = value
+    return None
+
+
+def _expand(rewards: Any) -> Any:
+    if not isinstance(rewards, Mapping):
+        return rewards
+    return {name: {"model": value} if isinstance(value, str) else value for name, value in rewards.items()}
+
+
+def _known(kind: plugins.Kind, name: str) -> str:
+    names = plugins.available(kind)
+    if name not in names:
+        raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{_near(name, names)}")
+    return name
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _describe(detail: Any) -> str:
+    location = [str(part) for part in detail["loc"]]
+    where = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        block = _block_at(RunConfig, location[:-1])
+        names = sorted(block.model_fields) if block else []
+        return f"{where}: unknown key{_near(location[-1], names)}; allowed are {', '.join(names)}"
+    if detail["type"] == "missing":
+        return f"{where}: missing, and it has no default"
+    message = detail["msg"].removeprefix("Value error, ")
+    if message.startswith("got ") or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where}: got {detail['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[BaseModel] | None:
+    skip = 0
+    for part in location:
+        if skip:
+            skip -= 1
+            continue
+        field: FieldInfo | None = block.model_fields.get(part) if block else None
+        if field is None:
+            return None
+        block, skip = _inner_block(field.annotation)
+    return block
+
+
+def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
+    """The block inside an annotation, and how many mapping keys lie between."""
+    origin = get_origin(annotation)
+    if origin is dict:
+        block, keys = _inner_block(get_args(annotation)[1])
+        return block, keys + 1
+    if origin in (Union, types.UnionType):
+        found = [_inner_block(option) for option in get_args(annotation)]
+        return next((each for each in found if each[0]), (None, 0))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, 0
+    return None, 0
+
+
+def describe_fields(block: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show."""
+    for name, field in block.model_fields.items():
+        inner, keys = _inner_block(field.annotation)
+        path = prefix + name + ".NAME" * keys
+        if inner is not None:
+            yield path, "block", "", field.description or (inner.__doc__ or "").splitlines()[0]
+            yield from describe_fields(inner, path + ".")
+        else:
+            default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+            annotation = field.annotation
+            kind = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+            yield path, kind, default, field.description or ""
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved recipe as YAML; `load_config` of it gives an equal `RunConfig`."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,290 @@
+"""The stage `distil`: scored responses become training examples.
+
+`moec` keeps the extreme cases of the pool and quantises their scores. That much is the paper's
+(arXiv 2404.01295, MOEC); the rule that says which cases are extreme, the contrast and the bound on a cell's
+share are ours. `raw` is the comparison: a uniform sub-sample of the pool under its unquantised scores.
+
+The pure part stands first: no disk, no device, seeds are arguments, and the order of the input does not matter.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from rheostat.config import DistilConfig
+from rheostat.control import ControlFormat, nearest_level
+from rheostat.records import Example, Prompt, ScoredResponse
+
+RETAINED_SHARE = 0.5
+"""Bounding the cells never costs more than the rest: where the pool fills too few of them, the bound gives."""
+
+
+@dataclass(frozen=True)
+class DistilCounts:
+    """What became of the pool: the pool is the examples plus all `*_dropped` of responses.
+
+    Responses dropped, in this order: `empty_dropped` (no text), `truncated_dropped` (ended by length),
+    `duplicates_dropped` (text already there for the prompt), `middling_dropped` (no extreme case, or not drawn),
+    `contrast_dropped` (of the `prompts_without_contrast`), `share_dropped` (over the cell's share).
+    `prompts_without_responses` had none that could be used. `cells_before` (the usable pool) and `cells_after`
+    (the examples) count responses by the control text of their quantised scores. `cell_limit` is the most
+    examples a cell may hold (None: no limit); `largest_cell_share` is the largest share that a cell has in the
+    end (None: there is no example).
+    """
+
+    pool: int
+    examples: int
+    prompts: int
+    prompts_without_responses: int
+    prompts_without_contrast: int
+    empty_dropped: int
+    truncated_dropped: int
+    duplicates_dropped: int
+    middling_dropped: int
+    contrast_dropped: int
+    share_dropped: int
+    cells_before: Mapping[str, int]
+    cells_after: Mapping[str, int]
+    cell_limit: int | None
+    largest_cell_share: float | None
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Training examples, ordered by prompt id and sample, and what became of the pool."""
+
+    examples: tuple[Example, ...]
+    counts: DistilCounts
+
+
+class _Candidate(NamedTuple):
+    """A usable response: its calibrated scores and quantised control, both in the order of the control text."""
+
+    response: ScoredResponse
+    scores: tuple[float, ...]
+    cell: tuple[float, ...]
+
+    def distance(self, point: Sequence[float]) -> float:
+        """L1 on calibrated scores."""
+        return sum(abs(score - wanted) for score, wanted in zip(self.scores, point, strict=True))
+
+
+Fate = Literal["usable", "empty", "truncated", "duplicate"]
+
+
+class _Pool(NamedTuple):
+    """The usable responses of each prompt that has any, in order, and what befell all responses."""
+
+    candidates: Mapping[str, Sequence[_Candidate]]
+    fates: Mapping[Fate, int]
+    prompts_without_responses: int
+
+    @property
+    def usable(self) -> list[_Candidate]:
+        """All usable responses, by prompt id and sample number."""
+        return [candidate for responses in self.candidates.values() for candidate in responses]
+
+
+def moec(
+    scored: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    *,
+    control_format: ControlFormat,
+    options: DistilConfig,
+) -> Distilled:
+    """Keep the extreme cases of each prompt, under their scores quantised to the level grid.
+
+    Of each prompt's responses (by prompt id, empty, truncated and repeated ones left out) it keeps the
+    `per_corner` nearest to each corner of the attribute cube, L1 on calibrated scores, and the `per_extreme` best
+    and worst of each attribute; each once, equally good ones by sample number. A prompt whose kept responses span
+    less than `minimum_contrast` on every attribute is dropped. Then no control cell may hold more than
+    `maximum_cell_share` of the examples; where holding that would cost more than half of them, because the pool
+    fills too few cells, the bound is the tightest that keeps half. A cell is thinned evenly over prompts: those
+    with most examples in it lose first, and lose the example furthest from the cell's levels.
+    """
+    pool = _pool(scored, control_format, with_repeats=False)
+    kept = {prompt: _extremes(responses, options) for prompt, responses in pool.candidates.items()}
+    contrasting = [responses for responses in kept.values() if _widest(responses) >= options.minimum_contrast]
+    selected = [candidate for responses in contrasting for candidate in responses]
+    limit = _cell_limit(Counter(candidate.cell for candidate in selected), options.maximum_cell_share)
+    bounded = _thinned(selected, limit)
+    examples = [
+        _example(candidate, dict(zip(control_format.names, candidate.cell, strict=True)), prompts)
+        for candidate in bounded
+    ]
+    counts = _counts(
+        pool,
+        bounded,
+        control_format,
+        prompts_without_contrast=len(kept) - len(contrasting),
+        contrast_dropped=sum(map(len, kept.values())) - len(selected),
+        share_dropped=len(selected) - len(bounded),
+        cell_limit=limit,
+    )
+    return Distilled(tuple(examples), counts)
+
+
+def raw(
+    scored: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    *,
+    control_format: ControlFormat,
+    count: int,
+    seed: int,
+) -> Distilled:
+    """A uniform sub-sample of `count` responses, without replacement, under scores rounded to two decimals.
+
+    Empty and truncated responses are left out, repeated ones stay; all usable ones are taken where there are
+    fewer than `count`.
+    """
+    assert count >= 0, count
+    pool = _pool(scored, control_format, with_repeats=True)
+    usable = pool.usable
+    chosen = np.random.default_rng(seed).choice(len(usable), size=min(count, len(usable)), replace=False)
+    drawn = [usable[index] for index in sorted(chosen.tolist())]
+    examples = []
+    for candidate in drawn:
+        scores = zip(control_format.names, candidate.scores, strict=True)
+        examples.append(_example(candidate, {name: round(score, 2) for name, score in scores}, prompts))
+    return Distilled(tuple(examples), _counts(pool, drawn, control_format))
+
+
+def _pool(
+    scored: Mapping[str, Sequence[ScoredResponse]], control_format: ControlFormat, *, with_repeats: bool
+) -> _Pool:
+    """The usable responses, prompts by id and responses by sample number, whatever the order of `scored`."""
+    candidates: dict[str, list[_Candidate]] = {}
+    fates: Counter[Fate] = Counter()
+    for prompt in sorted(scored):
+        texts: set[str] = set()
+        for response in sorted(scored[prompt], key=lambda each: (each.sample, each.text)):
+            fate = _fate(response, texts)
+            fates[fate] += 1
+            if fate == "usable":
+                scores = tuple(response.calibrated[name] for name in control_format.names)
+                cell = tuple(nearest_level(score, control_format.levels) for score in scores)
+                candidates.setdefault(prompt, []).append(_Candidate(response, scores, cell))
+                if not with_repeats:
+                    texts.add(response.text)
+    return _Pool(candidates, fates, len(scored) - len(candidates))
+
+
+def _fate(response: ScoredResponse, texts: set[str]) -> Fate:
+    if not response.text.strip():
+        return "empty"
+    if response.finish == "length":
+        return "truncated"
+    return "duplicate" if response.text in texts else "usable"
+
+
+def _extremes(responses: Sequence[_Candidate], options: DistilConfig) -> list[_Candidate]:
+    """The union of what is nearest to the corners and of each attribute's best and worst, in the order given."""
+    dials = range(len(responses[0].scores))
+    kept: set[int] = set()
+    for corner in product((0.0, 1.0), repeat=len(dials)):
+        nearest = sorted(range(len(responses)), key=lambda index: responses[index].distance(corner))
+        kept.update(nearest[: options.per_corner])
+    for dial in dials:
+        for sign in (1, -1):
+            ordered = sorted(range(len(responses)), key=lambda index: sign * responses[index].scores[dial])
+            kept.update(ordered[: options.per_extreme])
+    return [responses[index] for index in sorted(kept)]
+
+
+def _widest(responses: Sequence[_Candidate]) -> float:
+    """Highest minus lowest calibrated score, of the attribute in which that is most."""
+    columns = zip(*(candidate.scores for candidate in responses), strict=True)
+    return max(max(column) - min(column) for column in columns)
+
+
+def _cell_limit(cells: Mapping[tuple[float, ...], int], maximum_share: float) -> int:
+    """The most examples a cell may hold, so that none exceeds its share of what then remains.
+
+    With g(K) = Σ min(count, K) the examples left under limit K: the largest K with K ≤ share · g(K), but no less
+    than the smallest with g(K) ≥ half of all. g is concave with g(0) = 0, so the first holds up to some K and
+    fails from there on.
+    """
+    counts = np.array(sorted(cells.values()), dtype=np.int64)
+    if not counts.size:
+        return 0
+    limits = np.arange(1, counts[-1] + 1)
+    cumulated = np.append(0, np.cumsum(counts))
+    smaller = np.searchsorted(counts, limits)
+    remaining = cumulated[smaller] + limits * (counts.size - smaller)
+    within = limits <= maximum_share * remaining + 1e-9
+    retained = remaining >= RETAINED_SHARE * counts.sum()
+    return int(max(within.sum(), limits[retained][0]))
+
+
+def _thinned(selected: Sequence[_Candidate], limit: int) -> list[_Candidate]:
+    """`selected` with at most `limit` of each cell, in the order given.
+
+    A prompt's examples in a cell are ranked by nearness to it; the cell takes all first ranks, then all second
+    ones, and so on. Within a rank a hash decides, so that no prompt is always the one that loses.
+    """
+    ranked: Counter[tuple[str, tuple[float, ...]]] = Counter()
+    queues: dict[tuple[float, ...], list[tuple[int, str, int]]] = {}
+    by_nearness = sorted(range(len(selected)), key=lambda index: selected[index].distance(selected[index].cell))
+    for index in by_nearness:
+        prompt, cell = selected[index].response.prompt_id, selected[index].cell
+        lot = hashlib.sha256(f"{prompt} {cell}".encode()).hexdigest()
+        queues.setdefault(cell, []).append((ranked[prompt, cell], lot, index))
+        ranked[prompt, cell] += 1
+    kept = {index for queue in queues.values() for _, _, index in sorted(queue)[:limit]}
+    return [candidate for index, candidate in enumerate(selected) if index in kept]
+
+
+def _example(candidate: _Candidate, control: dict[str, float], prompts: Mapping[str, Prompt]) -> Example:
+    response = candidate.response
+    return Example(
+        prompt_id=response.prompt_id,
+        messages=prompts[response.prompt_id].messages,
+        control=control,
+        response=response.text,
+        scores=dict(zip(control, candidate.scores, strict=True)),
+    )
+
+
+def _counts(
+    pool: _Pool,
+    chosen: Sequence[_Candidate],
+    control_format: ControlFormat,
+    *,
+    prompts_without_contrast: int = 0,
+    contrast_dropped: int = 0,
+    share_dropped: int = 0,
+    cell_limit: int | None = None,
+) -> DistilCounts:
+    """The account of the pool; a usable response that no other count explains is middling."""
+    usable, after = pool.usable, _cells(chosen, control_format)
+    return DistilCounts(
+        pool=sum(pool.fates.values()),
+        examples=len(chosen),
+        prompts=len({candidate.response.prompt_id for candidate in chosen}),
+        prompts_without_responses=pool.prompts_without_responses,
+        prompts_without_contrast=prompts_without_contrast,
+        empty_dropped=pool.fates["empty"],
+        truncated_dropped=pool.fates["truncated"],
+        duplicates_dropped=pool.fates["duplicate"],
+        middling_dropped=len(usable) - len(chosen) - contrast_dropped - share_dropped,
+        contrast_dropped=contrast_dropped,
+        share_dropped=share_dropped,
+        cells_before=_cells(usable, control_format),
+        cells_after=after,
+        cell_limit=cell_limit,
+        largest_cell_share=max(after.values()) / len(chosen) if chosen else None,
+    )
+
+
+def _cells(candidates: Sequence[_Candidate], control_format: ControlFormat) -> dict[str, int]:
+    """How many candidates each control cell holds, by its text, in the order of the grid."""
+    counts = Counter(candidate.cell for candidate in candidates)
+    return {
+        control_format.render(dict(zip(control_format.names, cell, strict=True))): counts[cell]
+        for cell in sorted(counts)
+    }

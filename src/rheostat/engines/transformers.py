@@ -1,0 +1,293 @@
+"""Generation in process, by an own decode loop around any decoder-only Hugging Face model.
+
+What makes it faster than `model.generate` on the same batch: every distinct prompt is prefilled once for all its
+samples, and its beginning once for all its controls; a row that has finished leaves at once and new prompts take its
+place; keys and values live in one preallocated buffer; a token is drawn by inverting the cumulative distribution.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rheostat.chat import encode_prompt
+from rheostat.control import ControlFormat
+from rheostat.engines._sampling import draw
+from rheostat.engines._slots import Forward, Prefilled, Prompt, SlotCache, prefill
+from rheostat.models import Policy
+from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
+
+_COLUMN_STEP = 32
+_REFILL_SHARE = 8
+
+
+def build(policy: Policy, control_format: ControlFormat | None, *, batch_tokens: int) -> Engine:
+    """An engine on a policy; at most `batch_tokens` tokens (rows × longest row) are in flight.
+
+    With a `control_format`, controls are rendered and forged ones in the conversation neutralised.
+    """
+    return TransformersEngine(policy, control_format, batch_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersEngine:
+    """Generates with a policy."""
+
+    policy: Policy
+    control_format: ControlFormat | None
+    batch_tokens: int
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Per request its completions, in order; the same requests and seed give the same texts.
+
+        Raises `PromptTooLong` where a prompt leaves no room for a response.
+        """
+        jobs = _jobs([self._encode(request) for request in requests], requests)
+        flight = _Flight(self.policy, sampling, seed, self.batch_tokens, jobs, progress)
+        with torch.inference_mode():
+            ended = flight.run()
+        texts = self.policy.tokenizer.batch_decode(
+            [response.ids for response in ended.values()],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        completions = {
+            target: Completion(text, len(response.ids), "stop" if response.is_complete else "length")
+            for (target, response), text in zip(ended.items(), texts, strict=True)
+        }
+        return [
+            [completions[number, sample] for sample in range(request.samples)]
+            for number, request in enumerate(requests)
+        ]
+
+    def _encode(self, request: GenerationRequest) -> tuple[int, ...]:
+        format = self.control_format
+        assert format is not None or request.control is None, "a control needs a control format"
+        ids = encode_prompt(
+            self.policy.tokenizer,
+            request.messages,
+            control_text=format.render(request.control) if format and request.control is not None else "",
+            neutralise=format.neutralise if format else None,
+            context=self.policy.context,
+        )
+        return tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A distinct prompt and the (request, sample) pairs that wait for a response to it."""
+
+    prompt: Prompt
+    targets: deque[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """The token ids of a response, end token included; whether an end token ended it."""
+
+    ids: list[int]
+    is_complete: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    """Whom a row in flight serves, and the step after which it has reached its limit."""
+
+    target: tuple[int, int]
+    born: int
+    deadline: int
+    prompt_length: int
+
+
+def _jobs(encoded: Sequence[tuple[int, ...]], requests: Sequence[GenerationRequest]) -> deque[_Job]:
+    """Distinct prompts, shortest first, those of one conversation side by side."""
+    targets: dict[tuple[int, ...], deque[tuple[int, int]]] = {}
+    families: dict[object, dict[tuple[int, ...], None]] = {}
+    for number, (ids, request) in enumerate(zip(encoded, requests, strict=True)):
+        targets.setdefault(ids, deque()).extend((number, sample) for sample in range(request.samples))
+        families.setdefault(request.messages, {})[ids] = None
+    shared: dict[tuple[int, ...], int] = {}
+    for family in families.values():
+        common = _common_prefix(list(family)) if len(family) > 1 else 0
+        shared.update((ids, min(common, len(ids) - 1)) for ids in family)
+    order = sorted(targets, key=lambda ids: (shared[ids] or len(ids), ids))
+    return deque(_Job(Prompt(ids, shared[ids]), targets[ids]) for ids in order if targets[ids])
+
+
+def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    first, last = min(rows), max(rows)
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    return length
+
+
+class _Flight:
+    """One call of `generate`: the rows in flight, those that wait, those that have ended."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        seed: int,
+        batch_tokens: int,
+        jobs: deque[_Job],
+        progress: Progress | None,
+    ) -> None:
+        device = policy.device
+        self.policy = policy
+        self.sampling = sampling
+        self.batch_tokens = batch_tokens
+        self.jobs = jobs
+        self.progress = progress
+        self.forward = Forward(policy.model)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.end_ids = torch.tensor(policy.end_ids, device=device)
+        self.cache = SlotCache()
+        self.ready: deque[tuple[Prefilled, deque[tuple[int, int]]]] = deque()
+        self.rows: list[_Row] = []
+        self.ended: dict[tuple[int, int], _Ended] = {}
+        self.step = 0
+        self.tokens = torch.empty(0, sampling.max_tokens, dtype=torch.long, device=device)
+        self.counts = torch.empty(0, dtype=torch.long, device=device)
+        self.last = torch.empty(0, dtype=torch.long, device=device)
+        self.positions = torch.empty(0, dtype=torch.long, device=device)
+        self.row_ids = torch.empty(0, dtype=torch.long, device=device)
+        self.column_ids = torch.empty(0, dtype=torch.long, device=device)
+
+    def run(self) -> dict[tuple[int, int], _Ended]:
+        """All responses by (request, sample)."""
+        while self.jobs or self.ready or self.rows:
+            if (self.jobs or self.ready) and self._refill():
+                self._retire()
+            if self.rows:
+                self._decode()
+                self._retire()
+        return self.ended
+
+    def _decode(self) -> None:
+        used = len(self.rows)
+        positions = self.positions[:used]
+        longest = max(row.prompt_length - row.born for row in self.rows) + self.step + 1
+        mask = self.column_ids[:longest] <= positions[:, None]
+        self.cache.step(self.row_ids[:used], positions, longest)
+        logits = self.forward(self.last[:used, None], mask, positions[:, None], self.cache)
+        drawn = draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
+        self.tokens[:used].scatter_(1, self.counts[:used, None], drawn[:, None])
+        self.last[:used] = drawn
+        self.positions[:used] += 1
+        self.counts[:used] += 1
+        self.step += 1
+
+    def _refill(self) -> bool:
+        """Puts waiting prompts into free rows, once enough are free to be worth a prefill."""
+        length = self.ready[0][0].length if self.ready else len(self.jobs[0].prompt.ids)
+        columns = max(self.cache.columns, self._columns(length))
+        rows = max(1, self.batch_tokens // columns)
+        free = rows - len(self.rows)
+        if free < max(1, rows // _REFILL_SHARE):
+            return False
+        if not self.ready:
+            self._prefill(free)
+        if self.cache.columns < columns or self.cache.rows < rows:
+            self._reserve(rows, columns)
+        while free > 0 and self.ready:
+            prompt, targets = self.ready[0]
+            if self._columns(prompt.length) > columns:
+                break
+            count = min(free, len(targets))
+            self._admit(prompt, [targets.popleft() for _ in range(count)])
+            free -= count
+            if not targets:
+                self.ready.popleft()
+        return True
+
+    def _prefill(self, free: int) -> None:
+        batch: list[_Job] = []
+        waiting = 0
+        while self.jobs and waiting < free:
+            longest = max(len(job.prompt.ids) for job in [*batch, self.jobs[0]])
+            if batch and (len(batch) + 1) * longest > self.batch_tokens:
+                break
+            batch.append(self.jobs.popleft())
+            waiting += len(batch[-1].targets)
+        pad_id = self.policy.tokenizer.pad_token_id
+        prompts = prefill(self.forward, [job.prompt for job in batch], pad_id)
+        self.ready.extend((prompt, job.targets) for prompt, job in zip(prompts, batch, strict=True))
+
+    def _admit(self, prompt: Prefilled, targets: Sequence[tuple[int, int]]) -> None:
+        start = len(self.rows)
+        stop = start + len(targets)
+        self.cache.put(prompt, start, stop)
+        logits = prompt.logits.expand(len(targets), -1)
+        drawn = draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
+        self.tokens[start:stop, 0] = drawn
+        self.last[start:stop] = drawn
+        self.counts[start:stop] = 1
+        self.positions[start:stop] = prompt.length
+        limit = self._limit(prompt.length)
+        self.rows += [_Row(target, self.step, self.step + limit - 1, prompt.length) for target in targets]
+
+    def _retire(self) -> None:
+        """Takes finished rows out and closes the gaps with the last rows."""
+        used = len(self.rows)
+        is_complete = torch.isin(self.last[:used], self.end_ids).tolist()
+        finished = [
+            index
+            for index, row in enumerate(self.rows)
+            if is_complete[index] or row.deadline <= self.step
+        ]
+        if not finished:
+            return
+        responses = self.tokens[finished].tolist()
+        for index, tokens in zip(finished, responses, strict=True):
+            row = self.rows[index]
+            self.ended[row.target] = _Ended(tokens[: self.step - row.born + 1], is_complete[index])
+        gone = set(finished)
+        remaining = used - len(finished)
+        gaps = [index for index in finished if index < remaining]
+        movers = [index for index in range(remaining, used) if index not in gone]
+        if movers:
+            sources = torch.tensor(movers, device=self.last.device)
+            targets = torch.tensor(gaps, device=self.last.device)
+            self.cache.move(sources, targets)
+            for state in (self.tokens, self.counts, self.last, self.positions):
+                state[targets] = state[sources]
+            for source, target in zip(movers, gaps, strict=True):
+                self.rows[target] = self.rows[source]
+        del self.rows[remaining:]
+        if self.progress is not None:
+            self.progress(len(finished))
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        device = self.last.device
+        used = len(self.rows)
+        self.cache.reserve(self.ready[0][0].cache, rows, columns, used)
+        self.tokens, self.counts, self.last, self.positions = (
+            _grown(state, rows, used) for state in (self.tokens, self.counts, self.last, self.positions)
+        )
+        self.row_ids = torch.arange(rows, device=device)
+        self.column_ids = torch.arange(columns, device=device)
+
+    def _limit(self, prompt_length: int) -> int:
+        return min(self.sampling.max_tokens, self.policy.context - prompt_length)
+
+    def _columns(self, prompt_length: int) -> int:
+        """Columns that a prompt and its longest response take, in steps, so that the buffer seldom grows."""
+        needed = prompt_length + self._limit(prompt_length)
+        return -(-needed // _COLUMN_STEP) * _COLUMN_STEP
+
+
+def _grown(state: Tensor, rows: int, used: int) -> Tensor:
+    grown = state.new_zeros(rows, *state.shape[1:])
+    grown[:used] = state[:used]
+    return grown

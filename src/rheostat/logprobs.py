@@ -1,0 +1,94 @@
+"""log p(y | x): token log-probabilities of responses, computed where the responses are and nowhere else."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rheostat.plugins import LogProbabilities
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A prompt (with its control) and a response (with its end token) as token ids."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def pad_rows(rows: Sequence[TokenRow], *, pad_id: int) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `response_mask`, each `(rows, longest)`, int64, padded on the right."""
+    longest = max(map(len, rows))
+    ids = [[*row.prompt, *row.response] + [pad_id] * (longest - len(row)) for row in rows]
+    attention = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    response = [
+        [0] * len(row.prompt) + [1] * len(row.response) + [0] * (longest - len(row)) for row in rows
+    ]
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(attention),
+        "response_mask": torch.tensor(response),
+    }
+
+
+def response_logprobs(
+    model: "PreTrainedModel", input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+) -> LogProbabilities:
+    """Log-probabilities of the response tokens: `(rows, longest − 1)`, nats, zero elsewhere.
+
+    All inputs are `(rows, longest)`. The output layer sees response positions only: no logits of prompts or padding
+    ever exist, whatever the architecture does to its logits afterwards.
+    """
+    predicts = response_mask[:, 1:].bool()
+    with _output_layer_at(model, predicts):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    targets = input_ids[:, 1:][predicts]
+    picked = -cross_entropy(logits.float(), targets, reduction="none")
+    values = picked.new_zeros(predicts.shape).masked_scatter(predicts, picked)
+    return LogProbabilities(values=values, mask=predicts)
+
+
+@contextmanager
+def _output_layer_at(model: "PreTrainedModel", predicts: Tensor) -> Iterator[None]:
+    """Within, the model's output layer maps only the hidden states at `predicts`, `(rows, longest − 1)`."""
+
+    def select(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = arguments[0]
+        return (hidden[:, :-1][predicts],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def sum_logprobs(
+    model: "PreTrainedModel", rows: Sequence[TokenRow], *, pad_id: int, batch_tokens: int
+) -> list[float]:
+    """Summed log-probability of each response in nats, in order; batches bounded by `batch_tokens`."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    sums = [0.0] * len(rows)
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * len(rows[order[end]]) <= batch_tokens:
+            end += 1
+        chosen = order[start:end]
+        batch = pad_rows([rows[index] for index in chosen], pad_id=pad_id)
+        with torch.inference_mode():
+            found = response_logprobs(model, **{name: each.to(model.device) for name, each in batch.items()})
+        for index, value in zip(chosen, found.sum().tolist(), strict=True):
+            sums[index] = value
+        start = end
+    return sums

@@ -1,0 +1,1 @@
+"""How a controlled response is obtained: one file a method."""

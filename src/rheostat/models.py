@@ -1,0 +1,261 @@
+"""Loads policies and classifiers: Hugging Face directories or ids, safetensors only, no remote code.
+
+Everything a user can get wrong here (a missing folder, other weight formats, a model without chat template or
+with the wrong head) is a `ModelError` that says what to do.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rheostat.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_POCKET = "pocket:"
+_NO_LIMIT = 1_000_000  # tokenizers without a limit of their own claim 10^30
+_HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A chat model in eval mode with its tokenizer (left padding, pad token set).
+
+    `context` is the most tokens a sequence may have; `end_ids` are the tokens that end a response, the one to
+    train on first.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    name: str
+    context: int
+    end_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        device: torch.device = self.model.device
+        return device
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A one-logit sequence classifier in eval mode with its tokenizer (pad token set); `context` in tokens.
+
+    `name` is as given, for messages.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    name: str
+    context: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        device: torch.device = self.model.device
+        return device
+
+
+def resolve(model: str) -> str | Path:
+    """Where a model's files are: `pocket:NAME` is a folder of the package, all else stays as it is."""
+    if not model.startswith(_POCKET):
+        return model
+    from rheostat import pocket
+
+    folder: Path = pocket.weights(model.removeprefix(_POCKET))
+    return folder
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device named; `auto` is the first CUDA device, else the CPU. `ModelError` where it is absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"device: got {device!r}, which this machine does not offer ({_first_line(error)})",
+            hint="use `auto`, `cpu`, or a device that torch can see",
+        ) from error
+    return picked
+
+
+def load_policy(
+    model: str, *, dtype: Dtype = "float32", device: str = "auto", adapter: Path | None = None
+) -> Policy:
+    """A chat model, with a PEFT adapter merged into it where one is given.
+
+    Raises `ModelError` where it cannot be loaded or has no chat template.
+    """
+    where = pick_device(device)
+    tokenizer = _load_tokenizer(model)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{model}: its tokenizer has no chat template",
+            hint="use a chat model, or add chat_template.jinja to its folder",
+        )
+    tokenizer.padding_side = "left"
+    loaded = _load_model(AutoModelForCausalLM, model, dtype)
+    if adapter is not None:
+        loaded = _merge_adapter(loaded, adapter)
+    loaded = loaded.to(where).eval()
+    return Policy(loaded, tokenizer, model, context_length(loaded, tokenizer), end_tokens(loaded, tokenizer))
+
+
+def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> Classifier:
+    """A sequence classifier with one logit. `ModelError` where it cannot be loaded."""
+    where = pick_device(device)
+    tokenizer = _load_tokenizer(model)
+    loaded = _load_model(AutoModelForSequenceClassification, model, dtype)
+    labels = int(loaded.config.num_labels)
+    if labels != 1:
+        raise ModelError(
+            f"{model}: got a classifier with {labels} labels, allowed is one logit",
+            hint="use a reward model: a sequence classifier with num_labels = 1",
+        )
+    # The pooling of Hugging Face's decoder classifiers looks for the last token that is not this one.
+    if loaded.config.pad_token_id is None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    loaded = loaded.to(where).eval()
+    return Classifier(loaded, tokenizer, model, context_length(loaded, tokenizer))
+
+
+def context_length(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The most tokens a sequence may have: the smaller of the model's positions and the tokenizer's limit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and 0 < limit < _NO_LIMIT]
+    return int(min(limits)) if limits else _NO_LIMIT
+
+
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids that end a response: the generation configuration's, else the tokenizer's.
+
+    Raises `ModelError` where there is none.
+    """
+    generation = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        raise ModelError(
+            f"{model.config.name_or_path or type(model).__name__}: no token ends a response",
+            hint="set eos_token_id in generation_config.json, or eos_token in tokenizer_config.json",
+        )
+    return (int(ids),) if isinstance(ids, int) else tuple(int(each) for each in ids)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and log lines below errors off the terminal meanwhile."""
+    verbosity, hub_verbosity = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load_tokenizer(model: str) -> Any:
+    where, is_local = _locate(model)
+    try:
+        tokenizer = _from_disk_first(AutoTokenizer.from_pretrained, where, is_local)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{model}: cannot load its tokenizer: {_first_line(error)}", hint=_HINT_FOLDER
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def _load_model(auto: Any, model: str, dtype: Dtype) -> Any:
+    where, is_local = _locate(model)
+    try:
+        read = partial(
+            auto.from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True
+        )
+        loaded, info = _from_disk_first(read, where, is_local)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"{model}: cannot load the model: {_first_line(error)}", hint=_HINT_FOLDER
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{model}: its files lack weights of a {type(loaded).__name__}: {shown}",
+            hint="a chat model needs a causal language model, a reward a trained sequence classifier",
+        )
+    return loaded
+
+
+def _from_disk_first(read: Callable[..., Any], where: str | Path, is_local: bool) -> Any:
+    """What `read` reads of a folder, or of an id from the local cache, or else from the Hub."""
+    with quiet():
+        try:
+            return read(where, local_files_only=True)
+        except OSError:
+            if is_local:
+                raise
+            return read(where)
+
+
+def _merge_adapter(model: Any, adapter: Path) -> Any:
+    needed = ("adapter_config.json", "adapter_model.safetensors")
+    if not all((adapter / name).is_file() for name in needed):
+        raise ModelError(
+            f"{adapter}: not a PEFT adapter in safetensors",
+            hint="give a folder with adapter_config.json and adapter_model.safetensors",
+        )
+    from peft import PeftModel
+
+    try:
+        with quiet():
+            return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{adapter}: does not fit the model: {_first_line(error)}", hint="use the model it was trained on"
+        ) from error
+
+
+def _locate(model: str) -> tuple[str | Path, bool]:
+    """The folder or id of a model, and whether it is a folder; a folder's contents are checked."""
+    where = resolve(model)
+    folder = Path(where)
+    if not folder.exists():
+        if isinstance(where, Path) or folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
+            raise ModelError(f"{model}: no such folder", hint=_HINT_FOLDER)
+        return str(where), False
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model}: no config.json in it", hint=_HINT_FOLDER)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{model}: no *.safetensors in it",
+            hint="only safetensors are read; convert other formats with transformers' save_pretrained",
+        )
+    return folder, True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

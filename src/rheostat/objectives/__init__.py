@@ -1,0 +1,1 @@
+"""Pure training losses on log-probabilities: one file an objective."""

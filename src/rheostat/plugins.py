@@ -1,0 +1,209 @@
+"""One Protocol a kind of plug-in, and the loader: a plug-in's file name is its registration.
+
+| kind         | the file defines                                     | protocol       |
+|--------------|------------------------------------------------------|----------------|
+| `attributes` | `ATTRIBUTE: Attribute`                               | `Attribute`    |
+| `rewards`    | `build(spec, context) -> Reward`                     | `Reward`       |
+| `objectives` | `OPTIONS` (a dataclass type) and `loss(...)`         | `Objective`    |
+| `methods`    | `build(context) -> Method`                           | `Method`       |
+| `engines`    | `build(context) -> Engine`                           | `Engine`       |
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from rheostat.errors import PluginNotFound
+from rheostat.records import Attribute, Control, Finish, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["attributes", "rewards", "objectives", "methods", "engines"]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: `temperature` 0 is greedy; `top_p` in (0, 1]; `max_tokens` counts the end token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A conversation to answer `samples` times; `control` None asks the model as it is."""
+
+    messages: tuple[Message, ...]
+    control: Control | None = None
+    samples: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A sampled text, its tokens with the end token, and why it ended."""
+
+    text: str
+    tokens: int
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A conversation and the response to be scored."""
+
+    messages: tuple[Message, ...]
+    response: str
+
+
+class Engine(Protocol):
+    """Generates text."""
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Per request its `samples` completions, in order; `progress` is told of finished completions."""
+        ...
+
+
+class Reward(Protocol):
+    """Scores responses; higher means more of the attribute."""
+
+    def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[float]:
+        """One finite raw score an item, in the reward's own units, in order."""
+        ...
+
+
+class Scorer(Protocol):
+    """All rewards of one party (the run's own, or one set of judges), each with its calibrator."""
+
+    def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[dict[str, float]]:
+        """Per item the calibrated score in [0, 1] of each attribute."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ControlledRequest:
+    """A conversation and the control its response should obey."""
+
+    messages: tuple[Message, ...]
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
+class ControlledCompletion:
+    """A method's response and all the tokens generated for it, rejected candidates included."""
+
+    completion: Completion
+    generated_tokens: int
+
+
+class Method(Protocol):
+    """A way to obtain a controlled response."""
+
+    def respond(
+        self,
+        requests: Sequence[ControlledRequest],
+        sampling: Sampling,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[ControlledCompletion]:
+        """One completion a request, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MethodContext:
+    """What a method may use: the engine of its model, the run's own scorer, the attributes, its options."""
+
+    engine: Engine
+    scorer: Scorer
+    attributes: tuple[Attribute, ...]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbabilities:
+    """Token log-probabilities of responses, padded with zeros: `(rows, tokens)`, nats; `mask` is 1 on tokens."""
+
+    values: "Tensor"
+    mask: "Tensor"
+
+    def mean(self) -> "Tensor":
+        """ℓ: mean token log-probability of each row, `(rows,)`; a row without tokens gives 0."""
+        return self.sum() / self.mask.sum(-1).clamp(min=1)
+
+    def sum(self) -> "Tensor":
+        """Summed log-probability of each row, `(rows,)`."""
+        return (self.values * self.mask).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveInputs:
+    """What an objective is computed from.
+
+    `factual`: log p(y | x, ζ), one row an example. `counterfactual`: log p(y | x, ζ′) for a uniform sub-sample of
+    the examples, or None where the objective asks for none; `rows` `(counterfactual rows,)` says which example
+    each belongs to; `changed` `(counterfactual rows, attributes)` is 1 where ζ′ differs from ζ.
+    """
+
+    factual: LogProbabilities
+    counterfactual: LogProbabilities | None = None
+    rows: "Tensor | None" = None
+    changed: "Tensor | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss to minimise, a scalar with gradient, and the parts it is made of, for the log."""
+
+    total: "Tensor"
+    parts: Mapping[str, "Tensor"]
+
+
+class Objective(Protocol):
+    """A training objective's file, seen as an object."""
+
+    OPTIONS: type[Any]
+    NEEDS_COUNTERFACTUAL: bool
+
+    def loss(self, inputs: ObjectiveInputs, options: Any) -> Loss:
+        """The loss of a batch."""
+        ...
+
+
+def available(kind: Kind) -> list[str]:
+    """The names of the plug-ins of a kind, read off the folder, sorted."""
+    folder = Path(__file__).parent / kind
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+
+
+def load(kind: Kind, name: str) -> ModuleType:
+    """The plug-in file `name` of a kind; raises `PluginNotFound` with the nearest name."""
+    names = available(kind)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        raise PluginNotFound(
+            f"{kind}: got {name!r}, allowed are {', '.join(names)}",
+            hint=f"did you mean {near[0]!r}?" if near else f"add it as a file of that name in {kind}/",
+        )
+    return importlib.import_module(f"rheostat.{kind}.{name}")
+
+
+def attribute(name: str) -> Attribute:
+    """The attribute `name`."""
+    found: Attribute = load("attributes", name).ATTRIBUTE
+    return found

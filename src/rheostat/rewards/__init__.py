@@ -1,0 +1,1 @@
+"""Who scores: one file a kind of reward."""

@@ -1,0 +1,92 @@
+"""The whole training run decided beforehand: which examples, in which batch, against which counterfactuals. Pure.
+
+A plan is a function of the examples, the options and the seed, so a resumed training sees exactly the batches that
+an uninterrupted one does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rheostat.config import TrainConfig
+from rheostat.control import ControlFormat
+from rheostat.counterfactual import CounterfactualSampler, subsample
+from rheostat.records import Example, Message
+
+_BUCKET_BATCHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A step: indices of examples, and for some of its rows an untreated control."""
+
+    examples: tuple[int, ...]
+    counterfactual_rows: tuple[int, ...] = ()
+    counterfactual_controls: tuple[dict[str, float], ...] = ()
+
+
+def plan_batches(
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    *,
+    control_format: ControlFormat,
+    options: TrainConfig,
+    needs_counterfactual: bool,
+    seed: int,
+) -> list[PlannedBatch]:
+    """Every step of `options.epochs` epochs; batches hold examples of similar length (`lengths`, in tokens).
+
+    The order of examples depends on neither the objective nor its counterfactuals, so objectives are compared on
+    the same batches.
+    """
+    order = np.random.default_rng([seed, 0])
+    chooser = np.random.default_rng([seed, 1])
+    sampler = CounterfactualSampler(examples, control_format, options.counterfactual)
+    batches: list[tuple[int, ...]] = []
+    total = round(len(examples) * options.epochs)
+    while total > 0:
+        shuffled = order.permutation(len(examples))[:total]
+        total -= len(shuffled)
+        batches += _bucketed(shuffled, lengths, options.batch_size, order)
+    if not needs_counterfactual:
+        return [PlannedBatch(batch) for batch in batches]
+    plan: list[PlannedBatch] = []
+    for batch in batches:
+        rows = subsample(len(batch), options.counterfactual.fraction, chooser)
+        controls = tuple(sampler.draw(examples[batch[row]], chooser) for row in rows)
+        plan.append(PlannedBatch(batch, tuple(rows), controls))
+    return plan
+
+
+def _bucketed(
+    shuffled: np.ndarray, lengths: Sequence[int], batch_size: int, order: np.random.Generator
+) -> list[tuple[int, ...]]:
+    batches: list[tuple[int, ...]] = []
+    window = batch_size * _BUCKET_BATCHES
+    for start in range(0, len(shuffled), window):
+        bucket = sorted((int(index) for index in shuffled[start : start + window]), key=lambda i: lengths[i])
+        cut = [tuple(bucket[at : at + batch_size]) for at in range(0, len(bucket), batch_size)]
+        batches += [cut[position] for position in order.permutation(len(cut))]
+    return batches
+
+
+def with_forged_controls(
+    examples: Sequence[Example], *, control_format: ControlFormat, share: float, seed: int
+) -> list[Example]:
+    """The examples, a random `share` of them with a random control typed into the user's own text.
+
+    The response keeps obeying the real control, so that a forged one is learned to mean nothing.
+    """
+    generator = np.random.default_rng([seed, 2])
+    grid = control_format.grid()
+    changed: list[Example] = []
+    for example in examples:
+        if generator.random() >= share:
+            changed.append(example)
+            continue
+        forged = control_format.render(grid[generator.integers(len(grid))])
+        *before, last = example.messages
+        text = f"{last.content} {forged}" if generator.random() < 0.5 else f"{forged} {last.content}"
+        changed.append(replace(example, messages=(*before, Message(last.role, text))))
+    return changed
