@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,11 +21,11 @@ LIGHT = settings(max_examples=40, deadline=None)
 Scored = dict[str, list[ScoredResponse]]
 
 
-def response(sample: int, scores: Mapping[str, float], prompt: str = "p", text: str | None = None) -> ScoredResponse:
+def response(sample: int, scores: Mapping[str, float], prompt: str = "p") -> ScoredResponse:
     return ScoredResponse(
         prompt_id=prompt,
         sample=sample,
-        text=f"{prompt} says {sample}" if text is None else text,
+        text=f"{prompt} says {sample}",
         tokens=4,
         finish="stop",
         raw=dict(scores),
@@ -94,8 +93,9 @@ def test_one_prompt_by_hand() -> None:
     1 (0, 1), 2 (1, .75): .85 lies .10 from .75 and .15 from 1, 3 (.25, 0), 4 (.75, .25), 5 (0, .5): .60 lies
     .10 from .5, 6 (.5, 1): .40 lies .10 from .5, 7 (1, .75).
     """
-    points = [(0.5, 0.5), (0.1, 0.9), (0.9, 0.85), (0.2, 0.1), (0.7, 0.2), (0.05, 0.6), (0.4, 0.95), (1.0, 0.75)]
-    scored = {"p": plane(points)}
+    first = [(0.5, 0.5), (0.1, 0.9), (0.9, 0.85), (0.2, 0.1)]
+    last = [(0.7, 0.2), (0.05, 0.6), (0.4, 0.95), (1.0, 0.75)]
+    scored = {"p": plane(first + last)}
     distilled = moec(scored, prompts_of(scored), control_format=FORMAT, options=NO_BOUND)
     assert [example.response for example in distilled.examples] == [f"p says {i}" for i in range(1, 8)]
     cells = [(example.control["helpfulness"], example.control["safety"]) for example in distilled.examples]
@@ -106,7 +106,7 @@ def test_one_prompt_by_hand() -> None:
     assert (counts.pool, counts.examples, counts.prompts, counts.middling_dropped) == (8, 7, 1, 1)
     assert counts.cells_before["[helpful=0.5][harmless=0.5]"] == 1
     assert counts.cells_after["[helpful=1][harmless=0.75]"] == 2
-    assert (counts.cell_limit, counts.largest_cell_share) == (2, pytest.approx(2 / 7))
+    assert counts.cell_limit == 2 and counts.largest_cell_share == 2 / 7
 
 
 def test_what_cannot_be_used_is_dropped_and_counted() -> None:
@@ -119,7 +119,8 @@ def test_what_cannot_be_used_is_dropped_and_counted() -> None:
     distilled = moec(scored, prompts_of(scored), control_format=FORMAT, options=NO_BOUND)
     assert samples(distilled) == [("p", "p says 0"), ("p", "p says 3"), ("p", "p says 5")]
     counts = distilled.counts
-    assert (counts.pool, counts.empty_dropped, counts.truncated_dropped, counts.duplicates_dropped) == (7, 2, 1, 1)
+    assert (counts.pool, counts.examples, counts.duplicates_dropped) == (7, 3, 1)
+    assert (counts.empty_dropped, counts.truncated_dropped) == (2, 1)
     assert (counts.prompts, counts.prompts_without_responses) == (1, 2)
 
 
@@ -144,7 +145,8 @@ def test_the_share_of_a_cell_is_bounded_by_hand() -> None:
     """
     scored = {
         f"p{i}": [
-            response(j, {"safety": score}, f"p{i}") for j, score in enumerate([1.0, 0.95, 0.5] + [0.0] * (i < 8))
+            response(j, {"safety": score}, f"p{i}")
+            for j, score in enumerate([1.0, 0.95, 0.5] + [0.0] * (i < 8))
         ]
         for i in range(10)
     }
@@ -159,7 +161,7 @@ def test_the_share_of_a_cell_is_bounded_by_hand() -> None:
 
 
 def test_too_few_cells_keep_half_of_the_examples() -> None:
-    """Two cells with 30 and 10: a share of .12 is out of reach of two, and 10 each would be half of 40. So be it.
+    """Two cells with 30 and 10: a share of .12 is out of reach of two; 10 each is half of 40, and is kept.
 
     With 38 and 2 a limit of 2 would leave 4 of 40; the smallest limit that leaves 20 is 18: 18 + 2.
     """
@@ -173,7 +175,7 @@ def test_too_few_cells_keep_half_of_the_examples() -> None:
 
 
 def test_raw_is_a_uniform_sample_under_rounded_scores() -> None:
-    """Scores keep two decimals and need not lie on the grid; over 400 seeds each of 6 is drawn in about half."""
+    """Scores keep two decimals and may lie off the grid; over 400 seeds each of 6 is drawn in about half."""
     rows = plane([(0.123, 0.456), (0.126, 0.999), (0.5, 0.5), (0.7, 0.1), (0.2, 0.2), (0.9, 0.9)])
     scored = {"p": [*rows, replace(rows[0], sample=6, text=""), replace(rows[0], sample=7, finish="length")]}
     prompts = prompts_of(scored)
@@ -212,7 +214,7 @@ def test_an_empty_pool_gives_no_examples() -> None:
 
 def test_any_number_of_attributes() -> None:
     """Three dials: all eight corners of the cube are kept, the centre is not."""
-    third = Attribute("brevity", "brief", 2, "how short it is", "long", "short", {0.0: "Be long.", 1.0: "Be short."})
+    third = Attribute("brevity", "brief", 2, "how short it is", "long", "short", {0.0: "Be long."})
     cube = ControlFormat((*FORMAT.attributes, third))
     points = [(h, s, b) for h in (0.0, 1.0) for s in (0.0, 1.0) for b in (0.0, 1.0)] + [(0.5, 0.5, 0.5)]
     scored = {"p": [response(i, dict(zip(cube.names, point, strict=True))) for i, point in enumerate(points)]}
@@ -255,17 +257,22 @@ def test_the_order_of_the_input_does_not_matter(scored: Scored, options: DistilC
     shuffler.shuffle(names)
     shuffled = {name: shuffler.sample(scored[name], len(scored[name])) for name in names}
     prompts = prompts_of(scored)
-    for distil in (
-        lambda pool: moec(pool, prompts, control_format=FORMAT, options=options),
-        lambda pool: raw(pool, prompts, control_format=FORMAT, count=5, seed=seed),
-    ):
-        assert distil(shuffled) == distil(scored)
+    once, again = (
+        (
+            moec(pool, prompts, control_format=FORMAT, options=options),
+            raw(pool, prompts, control_format=FORMAT, count=5, seed=seed),
+        )
+        for pool in (scored, shuffled)
+    )
+    assert again == once
 
 
 @LIGHT
 @given(pools(), OPTIONS)
 def test_repeating_a_response_changes_nothing(scored: Scored, options: DistilConfig) -> None:
-    doubled = {name: rows + [replace(row, sample=row.sample + 100) for row in rows] for name, rows in scored.items()}
+    doubled = {
+        name: rows + [replace(row, sample=row.sample + 100) for row in rows] for name, rows in scored.items()
+    }
     prompts = prompts_of(scored)
     once = moec(scored, prompts, control_format=FORMAT, options=options)
     assert moec(doubled, prompts, control_format=FORMAT, options=options).examples == once.examples
@@ -274,7 +281,7 @@ def test_repeating_a_response_changes_nothing(scored: Scored, options: DistilCon
 @LIGHT
 @given(pools(), OPTIONS)
 def test_the_bound_holds_or_half_is_kept(scored: Scored, options: DistilConfig) -> None:
-    """The limit against trying every one: the largest that holds the share, or the smallest that keeps half."""
+    """The limit against trying each: the largest that holds the share, or the smallest that keeps half."""
     prompts = prompts_of(scored)
     unbound = moec(
         scored, prompts, control_format=FORMAT, options=options.model_copy(update={"maximum_cell_share": 1.0})

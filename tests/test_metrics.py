@@ -118,13 +118,13 @@ def test_level_curve_and_heat_map_by_hand() -> None:
 
 
 def test_pareto_front_by_hand() -> None:
-    """(1, 1) beats (1, 0) and (½, ½); (0, 2) and (2, 0) are highest on an axis; equal points stay together."""
+    """(1, 1) beats (1, 0) and (½, ½); (0, 2) and (2, 0) are highest on an axis; equals stay together."""
     points = [(1, 1), (1, 0), (0.5, 0.5), (0, 2), (2, 0), (1, 1)]
     assert metrics.pareto_front(points).tolist() == [True, False, False, True, True, True]
 
 
 def test_perplexity_ratio_by_hand() -> None:
-    """Method: −3 over 2 and −5 over 6 tokens: 8/8 = 1 nat a token. Base: −1 over 2 and −3 over 6: ½. Ratio e^½.
+    """Method: −3 over 2 and −5 over 6 tokens: 1 nat a token. Base: −1 over 2 and −3 over 6: ½. Ratio e^½.
 
     Resamples: A twice e^(3/2 − ½) = e; B twice e^(5/6 − ½) = e^(1/3); the interval spans them.
     """

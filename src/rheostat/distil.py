@@ -4,7 +4,8 @@
 (arXiv 2404.01295, MOEC); the rule that says which cases are extreme, the contrast and the bound on a cell's
 share are ours. `raw` is the comparison: a uniform sub-sample of the pool under its unquantised scores.
 
-The pure part stands first: no disk, no device, seeds are arguments, and the order of the input does not matter.
+The pure part stands first: no disk, no device, seeds are arguments, and the order of the input does not
+matter.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from rheostat.control import ControlFormat, nearest_level
 from rheostat.records import Example, Prompt, ScoredResponse
 
 RETAINED_SHARE = 0.5
-"""Bounding the cells never costs more than the rest: where the pool fills too few of them, the bound gives."""
+"""At least this share survives the bound on cells: where the pool fills too few of them, the bound gives."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class DistilCounts:
     """What became of the pool: the pool is the examples plus all `*_dropped` of responses.
 
     Responses dropped, in this order: `empty_dropped` (no text), `truncated_dropped` (ended by length),
-    `duplicates_dropped` (text already there for the prompt), `middling_dropped` (no extreme case, or not drawn),
-    `contrast_dropped` (of the `prompts_without_contrast`), `share_dropped` (over the cell's share).
-    `prompts_without_responses` had none that could be used. `cells_before` (the usable pool) and `cells_after`
-    (the examples) count responses by the control text of their quantised scores. `cell_limit` is the most
-    examples a cell may hold (None: no limit); `largest_cell_share` is the largest share that a cell has in the
-    end (None: there is no example).
+    `duplicates_dropped` (text already there for the prompt), `middling_dropped` (no extreme case, or not
+    drawn), `contrast_dropped` (of the `prompts_without_contrast`), `share_dropped` (over the cell's share).
+    `prompts_without_responses` had none that could be used. `cells_before` (the usable pool) and
+    `cells_after` (the examples) count responses by the control text of their quantised scores. `cell_limit`
+    is the most examples a cell may hold (None: no limit); `largest_cell_share` is the largest share that a
+    cell has in the end (None: there is no example).
     """
 
     pool: int
@@ -63,7 +64,7 @@ class Distilled:
 
 
 class _Candidate(NamedTuple):
-    """A usable response: its calibrated scores and quantised control, both in the order of the control text."""
+    """A usable response, its calibrated scores and its quantised control in the order of the control text."""
 
     response: ScoredResponse
     scores: tuple[float, ...]
@@ -100,12 +101,13 @@ def moec(
     """Keep the extreme cases of each prompt, under their scores quantised to the level grid.
 
     Of each prompt's responses (by prompt id, empty, truncated and repeated ones left out) it keeps the
-    `per_corner` nearest to each corner of the attribute cube, L1 on calibrated scores, and the `per_extreme` best
-    and worst of each attribute; each once, equally good ones by sample number. A prompt whose kept responses span
-    less than `minimum_contrast` on every attribute is dropped. Then no control cell may hold more than
-    `maximum_cell_share` of the examples; where holding that would cost more than half of them, because the pool
-    fills too few cells, the bound is the tightest that keeps half. A cell is thinned evenly over prompts: those
-    with most examples in it lose first, and lose the example furthest from the cell's levels.
+    `per_corner` nearest to each corner of the attribute cube, L1 on calibrated scores, and the
+    `per_extreme` best and worst of each attribute; each once, equally good ones by sample number. A prompt
+    whose kept responses span less than `minimum_contrast` on every attribute is dropped. Then no control
+    cell may hold more than `maximum_cell_share` of the examples; where holding that would cost more than
+    half of them, because the pool fills too few cells, the bound is the tightest that keeps half. A cell is
+    thinned evenly over prompts: those with most examples in it lose first, and lose the example furthest
+    from the cell's levels.
     """
     pool = _pool(scored, control_format, with_repeats=False)
     kept = {prompt: _extremes(responses, options) for prompt, responses in pool.candidates.items()}
@@ -183,7 +185,7 @@ def _fate(response: ScoredResponse, texts: set[str]) -> Fate:
 
 
 def _extremes(responses: Sequence[_Candidate], options: DistilConfig) -> list[_Candidate]:
-    """The union of what is nearest to the corners and of each attribute's best and worst, in the order given."""
+    """What is nearest to the corners and each attribute's best and worst, each once, in the order given."""
     dials = range(len(responses[0].scores))
     kept: set[int] = set()
     for corner in product((0.0, 1.0), repeat=len(dials)):
@@ -198,16 +200,16 @@ def _extremes(responses: Sequence[_Candidate], options: DistilConfig) -> list[_C
 
 def _widest(responses: Sequence[_Candidate]) -> float:
     """Highest minus lowest calibrated score, of the attribute in which that is most."""
-    columns = zip(*(candidate.scores for candidate in responses), strict=True)
-    return max(max(column) - min(column) for column in columns)
+    scores = np.array([candidate.scores for candidate in responses])
+    return float(np.ptp(scores, axis=0).max())
 
 
 def _cell_limit(cells: Mapping[tuple[float, ...], int], maximum_share: float) -> int:
     """The most examples a cell may hold, so that none exceeds its share of what then remains.
 
-    With g(K) = Σ min(count, K) the examples left under limit K: the largest K with K ≤ share · g(K), but no less
-    than the smallest with g(K) ≥ half of all. g is concave with g(0) = 0, so the first holds up to some K and
-    fails from there on.
+    With g(K) = Σ min(count, K) the examples left under limit K: the largest K with K ≤ share · g(K), but no
+    less than the smallest with g(K) ≥ half of all. g is concave with g(0) = 0, so the first holds up to
+    some K and fails from there on.
     """
     counts = np.array(sorted(cells.values()), dtype=np.int64)
     if not counts.size:
@@ -224,14 +226,14 @@ def _cell_limit(cells: Mapping[tuple[float, ...], int], maximum_share: float) ->
 def _thinned(selected: Sequence[_Candidate], limit: int) -> list[_Candidate]:
     """`selected` with at most `limit` of each cell, in the order given.
 
-    A prompt's examples in a cell are ranked by nearness to it; the cell takes all first ranks, then all second
-    ones, and so on. Within a rank a hash decides, so that no prompt is always the one that loses.
+    A prompt's examples in a cell are ranked by nearness to it; the cell takes all first ranks, then all
+    second ones, and so on. Within a rank a hash decides, so that no prompt is always the one that loses.
     """
     ranked: Counter[tuple[str, tuple[float, ...]]] = Counter()
     queues: dict[tuple[float, ...], list[tuple[int, str, int]]] = {}
-    by_nearness = sorted(range(len(selected)), key=lambda index: selected[index].distance(selected[index].cell))
-    for index in by_nearness:
-        prompt, cell = selected[index].response.prompt_id, selected[index].cell
+    by_nearness = sorted(enumerate(selected), key=lambda entry: entry[1].distance(entry[1].cell))
+    for index, candidate in by_nearness:
+        prompt, cell = candidate.response.prompt_id, candidate.cell
         lot = hashlib.sha256(f"{prompt} {cell}".encode()).hexdigest()
         queues.setdefault(cell, []).append((ranked[prompt, cell], lot, index))
         ranked[prompt, cell] += 1

@@ -1,7 +1,7 @@
 """Keys and values of the rows in flight, in one preallocated buffer, and the prefill that fills them.
 
-Row r of the buffer holds its tokens at columns 0 to length − 1, whatever the other rows do, so a prompt can be put
-anywhere at any time and a token's position is its column. Rows in use are always the first ones.
+Row r of the buffer holds its tokens at columns 0 to length − 1, whatever the other rows do, so a prompt can be
+put anywhere at any time and a token's position is its column. Rows in use are always the first ones.
 """
 
 import inspect
@@ -51,7 +51,7 @@ class Forward:
 
         `ids` and `positions` are `(rows, tokens)`, `mask` is `(rows, cached and new tokens)`.
         """
-        arguments = dict(self._last_only)
+        arguments: dict[str, Any] = dict(self._last_only)
         if self._takes_positions:
             arguments["position_ids"] = positions
         output = self.model(
@@ -62,7 +62,9 @@ class Forward:
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The buffer as transformers wants a cache: one layer a model layer, made when the first prompt is put in."""
+    """The buffer as transformers wants a cache: one layer a model layer, made by the first `reserve`."""
+
+    layers: "list[SlotLayer]"
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -85,10 +87,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         for layer, source in zip(self.layers, prompt.cache.layers, strict=True):
             column = 0
             for first, last in prompt.spans:
-                width = last - first
-                layer.keys[start:stop, :, column : column + width] = source.keys[prompt.row, :, first:last]
-                layer.values[start:stop, :, column : column + width] = source.values[prompt.row, :, first:last]
-                column += width
+                columns = slice(column, column + last - first)
+                layer.keys[start:stop, :, columns] = source.keys[prompt.row, :, first:last]
+                layer.values[start:stop, :, columns] = source.values[prompt.row, :, first:last]
+                column = columns.stop
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Rows `sources` to the places of `targets`, both `(moved,)`."""
@@ -103,6 +105,9 @@ class SlotCache(Cache):  # type: ignore[misc]
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer, `(rows, heads, columns, head size)` each."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
@@ -160,7 +165,8 @@ def prefill(forward: Forward, prompts: Sequence[Prompt], pad_id: int) -> list[Pr
     forward(ids, mask, _positions(mask), cache)
     index = torch.tensor([places[head] for head in heads], device=device)
     cache.batch_select_indices(index)
-    tails, tail_mask = _left_padded([prompt.ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)], pad_id, device)
+    ends = [prompt.ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
+    tails, tail_mask = _left_padded(ends, pad_id, device)
     whole_mask = torch.cat([mask[index], tail_mask], 1)
     logits = forward(tails, whole_mask, _positions(whole_mask)[:, ids.shape[1] :], cache)
     width, whole = ids.shape[1], whole_mask.shape[1]

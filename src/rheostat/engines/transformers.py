@@ -1,8 +1,8 @@
 """Generation in process, by an own decode loop around any decoder-only Hugging Face model.
 
 What makes it faster than `model.generate` on the same batch: every distinct prompt is prefilled once for all its
-samples, and its beginning once for all its controls; a row that has finished leaves at once and new prompts take its
-place; keys and values live in one preallocated buffer; a token is drawn by inverting the cumulative distribution.
+samples, and its beginning once for all its controls; a row that has finished leaves at once and new prompts take
+its place; keys and values live in one preallocated buffer; drawing a token takes one random number.
 """
 
 from collections import deque
@@ -123,7 +123,7 @@ def _jobs(encoded: Sequence[tuple[int, ...]], requests: Sequence[GenerationReque
     return deque(_Job(Prompt(ids, shared[ids]), targets[ids]) for ids in order if targets[ids])
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def _common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     first, last = min(rows), max(rows)
     length = 0
     while length < min(len(first), len(last)) and first[length] == last[length]:

@@ -97,24 +97,27 @@ class ClassifierReward:
         if cut and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%s: %d of %d conversations exceed its context of %d tokens; the beginning of the prompt is cut",
-                self.classifier.name, cut, len(items), context,
-            )  # fmt: skip
+                "%s: %d of %d conversations exceed its context of %d tokens; their beginning is cut",
+                self.classifier.name,
+                cut,
+                len(items),
+                context,
+            )
         return rows
 
     def _fitting_pair(self, prompt: str, response: str) -> Row:
-        """The pair with its prompt cut from the left, then its response from the right, to fit the context."""
+        """The pair, its prompt cut from the left, then its response from the right, to fit the context."""
         tokenizer, context = self.classifier.tokenizer, self.classifier.context
         while True:
             row = _rows(tokenizer([prompt], [response]))[0]
             excess = len(row["input_ids"]) - context
             if excess <= 0:
                 return row
+            text = prompt or response
+            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             if prompt:
-                spans = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
                 prompt = prompt[spans[excess][0] :] if excess < len(spans) else ""
             else:
-                spans = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
                 response = response[: spans[-excess][0]]
 
     def _not_finite(self, score: float, item: Judged) -> ModelError:

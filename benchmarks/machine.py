@@ -1,0 +1,59 @@
+"""What this machine can do: the rate of its float32 matrix products, against which the other figures stand."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def matmul_rate(size: int = 1024, repetitions: int = 9) -> float:
+    """FLOP/s of a square float32 matrix product on the threads that torch has: the median of a few."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    seconds = [timed(lambda: left @ right) for _ in range(repetitions + 2)][2:]
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def describe() -> dict[str, Any]:
+    """The machine and the versions, for a figure's record."""
+    import transformers
+
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "matmul_flops": matmul_rate(),
+    }
+
+
+def write(path: Path | None, figures: dict[str, Any]) -> None:
+    """The figures with the machine they were taken on, as JSON, where a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    found = describe()
+    for key, value in found.items():
+        print(f"{key:14} {value:.3g}" if isinstance(value, float) else f"{key:14} {value}")
+    write(given.json, found)
