@@ -109,6 +109,16 @@ def test_one_prompt_by_hand() -> None:
     assert counts.cell_limit == 2 and counts.largest_cell_share == 2 / 7
 
 
+def test_how_many_of_each_extreme_are_kept() -> None:
+    """Safety alone at 0, .1, .5, .9, 1: one from each end, or two by either option; never the middle."""
+    rows = [response(i, {"safety": score}) for i, score in enumerate([0.0, 0.1, 0.5, 0.9, 1.0])]
+    two = [0.0, 0.1, 0.9, 1.0]
+    for per_corner, per_extreme, expected in ((1, 1, [0.0, 1.0]), (2, 1, two), (1, 2, two)):
+        options = NO_BOUND.model_copy(update={"per_corner": per_corner, "per_extreme": per_extreme})
+        distilled = moec({"p": rows}, prompts_of({"p": rows}), control_format=ONE_DIAL, options=options)
+        assert [example.scores["safety"] for example in distilled.examples] == expected
+
+
 def test_what_cannot_be_used_is_dropped_and_counted() -> None:
     """Of six, one is blank, one ended by length, one repeats the first: three stay, in order of sample."""
     rows = plane([(0, 0), (1, 1), (0, 1), (1, 0), (0, 0), (0.5, 0.5)])

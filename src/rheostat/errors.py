@@ -9,6 +9,7 @@ RheostatError                 shown without a traceback by the command line; exi
 │   └── DialError             a dial outside [0, 1] or not a number
 ├── PluginNotFound            no plug-in file of that name
 ├── ModelError                a model, tokenizer or reward that cannot be loaded or used
+│   └── RewardError           scores that cannot be used: none, not finite, outside the declared range
 └── RunDirectoryError         the run directory
     ├── RunVersionError       written by another version of the format
     ├── RunBusyError          another process holds it
@@ -67,6 +68,10 @@ class PluginNotFound(RheostatError, LookupError):
 
 class ModelError(RheostatError):
     """A model, tokenizer or reward that cannot be loaded or used."""
+
+
+class RewardError(ModelError):
+    """Reward scores that cannot be used: none, not finite, outside the declared range."""
 
 
 class RunDirectoryError(RheostatError):

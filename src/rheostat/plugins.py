@@ -3,10 +3,10 @@
 | kind         | the file defines                                     | protocol       |
 |--------------|------------------------------------------------------|----------------|
 | `attributes` | `ATTRIBUTE: Attribute`                               | `Attribute`    |
-| `rewards`    | `build(spec, context) -> Reward`                     | `Reward`       |
-| `objectives` | `OPTIONS` (a dataclass type) and `loss(...)`         | `Objective`    |
+| `rewards`    | `build(spec, *, attribute, ...) -> Reward`           | `Reward`       |
+| `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
 | `methods`    | `build(context) -> Method`                           | `Method`       |
-| `engines`    | `build(context) -> Engine`                           | `Engine`       |
+| `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
 """
 
 import difflib
@@ -127,9 +127,12 @@ class Method(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MethodContext:
-    """What a method may use: the engine of its model, the run's own scorer, the attributes, its options."""
+    """What a method may use: the engine of its model and whether that model reads controls, the run's own scorer,
+    the attributes, and how many candidates it may sample.
+    """
 
     engine: Engine
+    is_controlled: bool
     scorer: Scorer
     attributes: tuple[Attribute, ...]
     samples: int

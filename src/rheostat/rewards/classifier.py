@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Row = dict[str, list[int]]
 
 
-def build(spec: RewardConfig, *, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
-    """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`."""
+def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
+    """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`; any attribute."""
     if spec.model is None:
         raise ConfigError(["rewards: a classifier needs a model"], hint="add `model: PATH` to the block")
     return ClassifierReward(load_classifier(spec.model, dtype=dtype, device=device), batch_tokens)

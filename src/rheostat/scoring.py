@@ -1,0 +1,49 @@
+"""Scorers: the rewards of one party, each with the calibrator that puts its scores on [0, 1]."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rheostat import plugins
+from rheostat.calibration import Calibrator
+from rheostat.config import RewardConfig, RunConfig
+from rheostat.plugins import Judged, Progress, Reward
+
+OWN = "reward"
+"""The name of the run's own scorer, beside the judges' names."""
+
+
+def load_rewards(specs: Mapping[str, RewardConfig], config: RunConfig) -> dict[str, Reward]:
+    """The reward of each attribute. Raises `ModelError` where one cannot be loaded."""
+    return {
+        attribute: plugins.load("rewards", spec.kind).build(
+            spec,
+            attribute=attribute,
+            dtype=config.dtype,
+            device=config.device,
+            batch_tokens=config.batch_tokens,
+        )
+        for attribute, spec in specs.items()
+    }
+
+
+def parties(config: RunConfig) -> dict[str, dict[str, RewardConfig]]:
+    """Every party that scores: the run's own rewards first, then the judges, by name."""
+    return {OWN: config.rewards, **config.judges}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedScorer:
+    """Rewards with their calibrators, by attribute."""
+
+    rewards: Mapping[str, Reward]
+    calibrators: Mapping[str, Calibrator]
+
+    def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[dict[str, float]]:
+        """Per item the calibrated score in [0, 1] of each attribute; `progress` is told once an item."""
+        columns = {
+            name: self.calibrators[name].apply(reward.score(items)).tolist()
+            for name, reward in self.rewards.items()
+        }
+        if progress is not None:
+            progress(len(items))
+        return [{name: column[index] for name, column in columns.items()} for index in range(len(items))]
