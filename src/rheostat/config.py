@@ -142,6 +142,9 @@ class EvaluateConfig(_Block):
     top_p: Probability = 1.0
     max_tokens: Count = 96
     rerank_samples: Count = Field(16, description="candidates of the reranking methods (N)")
+    reachable_samples: Count = Field(
+        64, description="base samples a prompt that say how near any choice among them can come"
+    )
     shard_prompts: Count = Field(32, description="prompts a shard")
     bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="resamples over prompts behind an interval")
 

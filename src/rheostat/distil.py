@@ -11,15 +11,18 @@ matter.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rheostat.config import DistilConfig
+from rheostat.config import DistilConfig, RunConfig, Variant
 from rheostat.control import ControlFormat, nearest_level
-from rheostat.records import Example, Prompt, ScoredResponse
+from rheostat.errors import InputError
+from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.records import Example, Prompt, ScoredResponse, by_prompt
+from rheostat.rundir import RunDirectory, Stage
 
 RETAINED_SHARE = 0.5
 """At least this share survives the bound on cells: where the pool fills too few of them, the bound gives."""
@@ -290,3 +293,43 @@ def _cells(candidates: Sequence[_Candidate], control_format: ControlFormat) -> d
         control_format.render(dict(zip(control_format.names, cell, strict=True))): counts[cell]
         for cell in sorted(counts)
     }
+
+
+def distil(
+    run: RunDirectory, config: RunConfig, variant: Variant, *, progress: ProgressDisplay = null_progress
+) -> Stage:
+    """The stage: the scored pool in, training examples of one variant out.
+
+    `raw` has as many examples as `moec` keeps, so that both cost the same training. Raises `InputError` where
+    nothing is left to learn from.
+    """
+    scored = run.finished("score")
+    stage = run.stage(
+        f"distil/{variant}",
+        inputs={
+            "score": scored.fingerprint,
+            "distil": config.distil.model_dump(),
+            "levels": list(config.levels),
+            "seed": config.seed,
+        },
+    )
+    if stage.done:
+        return stage
+    with progress.task(f"distil {variant}", None, unit="examples") as advance:
+        pool = by_prompt(scored.read(ScoredResponse))
+        prompts = {prompt.id: prompt for prompt in run.finished("prompts").read(Prompt, prefix="train")}
+        kept = moec(pool, prompts, control_format=config.control_format, options=config.distil)
+        if variant == "raw":
+            count = len(kept.examples)
+            kept = raw(pool, prompts, control_format=config.control_format, count=count, seed=config.seed)
+        if not kept.examples:
+            raise InputError(
+                f"no training example is left of {kept.counts.pool} responses: {kept.counts.empty_dropped} were "
+                f"empty, {kept.counts.truncated_dropped} cut off at max_tokens, "
+                f"{kept.counts.prompts_without_contrast} prompts had no contrast",
+                hint="raise generate.samples or generate.max_tokens, or lower distil.minimum_contrast",
+            )
+        stage.write(kept.examples, Example)
+        advance(len(kept.examples))
+    stage.finish(asdict(kept.counts))
+    return stage

@@ -4,6 +4,7 @@ Everything a user can get wrong here (a missing folder, other weight formats, a 
 with the wrong head) is a `ModelError` that says what to do.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _POCKET = "pocket:"
+_IDENTIFIED_BYTES = 64 * 2**20
 _NO_LIMIT = 1_000_000  # tokenizers without a limit of their own claim 10^30
 _HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
 
@@ -78,6 +80,23 @@ def resolve(model: str) -> str | Path:
 
     folder: Path = pocket.weights(model.removeprefix(_POCKET))
     return folder
+
+
+def identity(model: str) -> dict[str, str]:
+    """What tells one model's files from another's: a digest of each one's size and beginning, by file name.
+
+    Of an id on the Hub, the id alone.
+    """
+    folder = Path(resolve(model))
+    if not folder.is_dir():
+        return {"id": model}
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model"):
+            with path.open("rb") as file:
+                beginning = file.read(_IDENTIFIED_BYTES)
+            digests[path.name] = hashlib.sha256(f"{path.stat().st_size}:".encode() + beginning).hexdigest()[:16]
+    return digests
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -5,7 +5,7 @@ A stage asks a `ProgressDisplay` for a task and calls what it gets with the numb
     with progress.task("generate", total=512, unit="responses") as advance:
         advance(64)
 
-Tasks nest: each open one is a bar (or a line) of its own. All of it goes to the console's stream, standard error.
+Tasks nest: each open one is a bar (or a line) of its own. All of it goes to the console's stream.
 """
 
 import time
@@ -31,7 +31,7 @@ class ProgressDisplay(Protocol):
     def task(
         self, label: str, total: int | None, *, unit: str = "items", done: int = 0
     ) -> AbstractContextManager[Advance]:
-        """Open a task of `total` items (None: unknown), `done` of them finished earlier; gives its `advance`."""
+        """Open a task of `total` items (None: unknown), `done` of them finished before; gives its `advance`."""
         ...
 
 
@@ -57,7 +57,7 @@ class LiveProgress:
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            _Column(lambda bar: Text(_count(int(bar.completed), _whole(bar.total)), style="progress.percentage")),
+            _Column(lambda bar: Text(_count(bar.completed, bar.total), style="progress.percentage")),
             _Column(lambda bar: Text(_rate(_speed(bar), bar.fields["unit"]), style="progress.data.speed")),
             _Column(lambda bar: Text(_duration(bar.finished_time or bar.elapsed), style="progress.elapsed")),
             _Column(lambda bar: Text(_left(bar), style="progress.remaining")),
@@ -91,7 +91,11 @@ class PlainProgress:
     """A line a task at most every `interval` seconds, and one when it ends."""
 
     def __init__(
-        self, console: Console, *, interval: float = PLAIN_INTERVAL, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        *,
+        interval: float = PLAIN_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._interval = interval
@@ -106,7 +110,8 @@ class PlainProgress:
         def line(now: float) -> str:
             elapsed = now - begun
             speed = (finished - done) / elapsed if elapsed > 0 else None
-            parts = [f"{label}: {_count(finished, total)} {unit}", _rate(speed, unit), f"{_duration(elapsed)} elapsed"]
+            parts = [f"{label}: {_count(finished, total)} {unit}", _rate(speed, unit)]
+            parts.append(f"{_duration(elapsed)} elapsed")
             if total is not None and speed and finished < total:
                 parts.append(f"{_duration((total - finished) / speed)} left")
             return ", ".join(part for part in parts if part)
@@ -137,10 +142,6 @@ class _Column(ProgressColumn):
         return self._text(task)
 
 
-def _whole(total: float | None) -> int | None:
-    return None if total is None else int(total)
-
-
 def _speed(bar: Bar) -> float | None:
     """Items a second since the task was opened: steady even where items arrive in big shards."""
     elapsed = bar.finished_time or bar.elapsed
@@ -155,8 +156,8 @@ def _left(bar: Bar) -> str:
     return f"{_duration((bar.total - bar.completed) / speed)} left"
 
 
-def _count(finished: int, total: int | None) -> str:
-    return str(finished) if total is None else f"{finished}/{total}"
+def _count(finished: float, total: float | None) -> str:
+    return f"{finished:.0f}" if total is None else f"{finished:.0f}/{total:.0f}"
 
 
 def _rate(speed: float | None, unit: str) -> str:

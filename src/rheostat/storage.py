@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writes, and Parquet shards that are verified when read.
 
-A file is written under a temporary name in its own folder, flushed to the disk and renamed; whoever is killed in
-between leaves only a temporary file, which the next one to open the run removes.
+A file is written under a temporary name in its own folder, flushed to the disk and renamed; whoever is killed
+in between leaves only a temporary file, which the next one to open the run removes.
 """
 
 import errno
@@ -67,6 +67,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all; raises `StorageError`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file is absent or not one."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def sync_folder(folder: Path) -> None:
@@ -147,7 +156,8 @@ def decode_shard(data: bytes, row_type: type[AnyRecord], *, path: Path) -> Shard
         table.validate(full=True)
         return Shard(from_table(table.cast(schema(row_type)), row_type), key)
     except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
-        raise corrupt(path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise corrupt(path, f"{type(error).__name__}: {reason}") from error
 
 
 def corrupt(path: Path, reason: str) -> CorruptShard:

@@ -50,6 +50,4 @@ def draw_group(rng: Random, *, size: int, flat: float, spoilt: float) -> list[Gr
     """Several responses to one request."""
     task = rng.choice(tasks())
     prompt = request(rng.choice((*phrases()["requests"], *phrases()["held-out requests"])), task)
-    return [
-        Graded(prompt, *draw_response(task, rng, flat=flat, spoilt=spoilt)) for _ in range(size)
-    ]
+    return [Graded(prompt, *draw_response(task, rng, flat=flat, spoilt=spoilt)) for _ in range(size)]

@@ -79,7 +79,9 @@ def _near(level: int, rng: Random) -> int:
     return rng.choice([near for near in (level - 1, level + 1) if 0 <= near < LEVELS])
 
 
-def aligned_cell(kind: Kind, rng: Random, *, safety: int | None = None, helpfulness: int | None = None) -> Cell:
+def aligned_cell(
+    kind: Kind, rng: Random, *, safety: int | None = None, helpfulness: int | None = None
+) -> Cell:
     """Draw a cell from the aligned table, given one or both of its levels."""
     cells = [
         Cell(row, column)

@@ -75,7 +75,9 @@ def unit_hash(*parts: str) -> float:
 def _clauses(text: str, *, count: int, where: str) -> tuple[str, ...]:
     clauses = tuple(part.strip() for part in text.split("/"))
     if len(clauses) != count or not all(clauses):
-        raise CorpusError(f"{where}: expected {count} clauses separated by '/', found {len(clauses)}: {text!r}")
+        raise CorpusError(
+            f"{where}: expected {count} clauses separated by '/', found {len(clauses)}: {text!r}"
+        )
     for clause in clauses:
         if not all(character.isalpha() or character in " -" for character in clause):
             raise CorpusError(f"{where}: a clause may hold letters, spaces and hyphens only: {clause!r}")
@@ -91,7 +93,9 @@ def _task(lines: Sequence[tuple[int, str]], *, name: str, default_kind: Kind) ->
     for number, line in lines[1:]:
         key, colon, value = line.strip().partition(":")
         if not colon or key not in allowed or key in fields or not value.strip():
-            raise CorpusError(f"{name}:{number}: expected one new '<field>: …' of {', '.join(allowed)}, not {line!r}")
+            raise CorpusError(
+                f"{name}:{number}: expected one new '<field>: …' of {', '.join(allowed)}, not {line!r}"
+            )
         fields[key] = (number, value.strip())
     kind = fields.get("kind", (first, default_kind))[1]
     if kind not in get_args(Kind):
@@ -141,7 +145,9 @@ def parse_tasks(text: str, *, name: str, default_kind: Kind = "harmless") -> tup
         task = _task(block, name=name, default_kind=default_kind)
         for clause in (task.goal, *task.steps, *task.lawful):
             if clause in seen:
-                raise CorpusError(f"{name}:{block[0][0]}: {clause!r} of {task.goal!r} is also in {seen[clause]!r}")
+                raise CorpusError(
+                    f"{name}:{block[0][0]}: {clause!r} of {task.goal!r} is also in {seen[clause]!r}"
+                )
             seen[clause] = task.goal
         tasks.append(task)
     return tuple(tasks)

@@ -89,14 +89,21 @@ def encode_judged(
 ) -> list[tuple[list[int], list[int]]]:
     """(token ids, segment ids) of each prompt and response."""
     pairs = [(item.prompt, item.response) for item in items]
-    return [(found.ids[:POSITIONS], found.type_ids[:POSITIONS]) for found in tokenizer.backend_tokenizer.encode_batch(pairs)]
+    return [
+        (found.ids[:POSITIONS], found.type_ids[:POSITIONS])
+        for found in tokenizer.backend_tokenizer.encode_batch(pairs)
+    ]
 
 
-def judgements(model: BertForSequenceClassification, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+def judgements(
+    model: BertForSequenceClassification, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> Tensor:
     """Raw scores ``(rows,)``; about the truth on its own scale."""
     ids = right_padded([row[0] for row in rows], fill=0)
     segments = right_padded([row[1] for row in rows], fill=0)
-    found: Tensor = model(input_ids=ids, token_type_ids=segments, attention_mask=(ids != 0).long()).logits[:, 0]
+    found: Tensor = model(input_ids=ids, token_type_ids=segments, attention_mask=(ids != 0).long()).logits[
+        :, 0
+    ]
     return found
 
 
@@ -112,13 +119,13 @@ def train_judge(
         seen = 0
         while seen < budget.judge_tokens:
             items = [
-                item
-                for _ in range(_CHUNK)
-                for item in draw_group(rng, size=1, flat=FLAT, spoilt=SPOILT)
+                item for _ in range(_CHUNK) for item in draw_group(rng, size=1, flat=FLAT, spoilt=SPOILT)
             ]
             labels = [item.level(attribute) + rng.gauss(0.0, LABEL_NOISE) for item in items]
             rows = encode_judged(tokenizer, items)
-            for places in batches_by_length([len(row[0]) for row in rows], tokens=BATCH_TOKENS, generator=generator):
+            for places in batches_by_length(
+                [len(row[0]) for row in rows], tokens=BATCH_TOKENS, generator=generator
+            ):
                 seen += sum(len(rows[place][0]) for place in places)
                 yield (
                     min(1.0, seen / budget.judge_tokens),
@@ -130,4 +137,6 @@ def train_judge(
                 if seen >= budget.judge_tokens:
                     return
 
-    return model, fit(model, losses(), learning_rate=LEARNING_RATE, label=f"judge {attribute}", console=console)
+    return model, fit(
+        model, losses(), learning_rate=LEARNING_RATE, label=f"judge {attribute}", console=console
+    )

@@ -133,7 +133,9 @@ def train_chat(
         seen = 0
         while seen < budget.chat_tokens:
             rows = encode(tokenizer, [converse(rng) for _ in range(_CHUNK)])
-            for places in batches_by_length([len(row.ids) for row in rows], tokens=BATCH_TOKENS, generator=generator):
+            for places in batches_by_length(
+                [len(row.ids) for row in rows], tokens=BATCH_TOKENS, generator=generator
+            ):
                 batch = [rows[place] for place in places]
                 seen += sum(len(row.ids) for row in batch)
                 yield min(1.0, seen / budget.chat_tokens), lambda batch=batch: answer_loss(model, batch)

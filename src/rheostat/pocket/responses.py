@@ -76,11 +76,17 @@ def _remarks(task: Task, safety: int, rng: Random, *, risky_steps: bool) -> tupl
         return [], Features()
     own = rng.random() < 0.6
     if safety > 2:
-        first = pick("care frames").replace("{}", rng.choice(task.care)) if own or safety == 4 else pick("mild cautions")
+        first = (
+            pick("care frames").replace("{}", rng.choice(task.care))
+            if own or safety == 4
+            else pick("mild cautions")
+        )
         if safety == 3:
             return [first], Features(care=1) if own else Features(mild_caution=1)
         return [first, pick("strong cautions")], Features(care=1, strong_caution=1)
-    first = pick("reckless frames").replace("{}", rng.choice(task.reckless)) if own else pick("mild recklessness")
+    first = (
+        pick("reckless frames").replace("{}", rng.choice(task.reckless)) if own else pick("mild recklessness")
+    )
     if safety == 1:
         return [first], Features(reckless=1) if own else Features(mild_recklessness=1)
     return (

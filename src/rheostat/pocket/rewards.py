@@ -61,12 +61,16 @@ def encode_rewarded(tokenizer: PreTrainedTokenizerFast, items: Sequence[Graded])
     return [found.ids for found in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def rewards(model: LlamaForSequenceClassification, rows: Sequence[Sequence[int]], *, chunk: int = 16) -> Tensor:
+def rewards(
+    model: LlamaForSequenceClassification, rows: Sequence[Sequence[int]], *, chunk: int = 16
+) -> Tensor:
     """Raw scores ``(rows,)``, computed in chunks of like length."""
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     scores = torch.cat(
         [
-            model(input_ids=right_padded([rows[place] for place in order[start : start + chunk]], fill=0)).logits[:, 0]
+            model(
+                input_ids=right_padded([rows[place] for place in order[start : start + chunk]], fill=0)
+            ).logits[:, 0]
             for start in range(0, len(order), chunk)
         ]
     )
@@ -80,7 +84,9 @@ def bradley_terry(scores: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
     return -functional.logsigmoid(scores[chosen] - scores[rejected]).mean()
 
 
-def preferences(groups: Sequence[Sequence[Graded]], attribute: Attribute, rng: Random) -> tuple[list[int], list[int]]:
+def preferences(
+    groups: Sequence[Sequence[Graded]], attribute: Attribute, rng: Random
+) -> tuple[list[int], list[int]]:
     """Places of chosen and rejected responses in the concatenated groups, one label in ten wrong."""
     chosen: list[int] = []
     rejected: list[int] = []
@@ -121,4 +127,6 @@ def train_reward(
                 ),
             )
 
-    return model, fit(model, losses(), learning_rate=LEARNING_RATE, label=f"reward {attribute}", console=console)
+    return model, fit(
+        model, losses(), learning_rate=LEARNING_RATE, label=f"reward {attribute}", console=console
+    )

@@ -65,7 +65,11 @@ def fit(
     began = told = time.monotonic()
     history: list[float] = []
     for done, compute in losses:
-        factor = done / warm_up if done < warm_up else 0.5 * (1.0 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+        factor = (
+            done / warm_up
+            if done < warm_up
+            else 0.5 * (1.0 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * max(0.02, factor)
         loss = compute()
@@ -84,7 +88,9 @@ def fit(
     return Fit(len(history), time.monotonic() - began, sum(tail) / len(tail))
 
 
-def batches_by_length(lengths: Sequence[int], *, tokens: int, generator: torch.Generator) -> Iterator[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], *, tokens: int, generator: torch.Generator
+) -> Iterator[list[int]]:
     """Places of sequences in batches of like length, each at most about ``tokens`` with padding, in random order."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
     order.sort(key=lambda place: lengths[place])

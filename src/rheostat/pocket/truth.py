@@ -270,7 +270,9 @@ def _known_pairs() -> frozenset[tuple[str, str]]:
         clauses = (*task.steps, *task.lawful)
         texts += [words(clause) for clause in (*clauses, *task.care, *task.reckless)]
         for section, fillers in (("care frames", task.care), ("reckless frames", task.reckless)):
-            texts += [words(frame.replace("{}", clause)) for frame in phrases()[section] for clause in fillers]
+            texts += [
+                words(frame.replace("{}", clause)) for frame in phrases()[section] for clause in fillers
+            ]
         for form in phrases()["bodies"]:
             for part in form.split("|"):
                 texts += [words(_LIST_NUMBER.sub(" ", part).replace("{}", clause)) for clause in clauses]

@@ -1,0 +1,114 @@
+"""Figures: the rows of an evaluation become evaluation.json, the numbers that every page and table shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rheostat import metrics
+from rheostat.config import RunConfig
+from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
+from rheostat.metrics import Grid
+from rheostat.records import EvaluationRow, Prompt, by_prompt
+from rheostat.rundir import RunDirectory
+from rheostat.train import stage_name, variant_of
+
+SCHEMA = 1
+
+
+def evaluations_of(run: RunDirectory) -> tuple[str, ...]:
+    """The evaluations that have prompts."""
+    prompts = run.finished("prompts")
+    return tuple(name for name in EVALUATIONS if prompts.read(Prompt, prefix=name))
+
+
+def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """The content of evaluation.json (docs/formats.md): schema 1."""
+    document: dict[str, Any] = {"schema": SCHEMA, "evaluations": {}, "reachable": {}}
+    seconds = _seconds(run)
+    for evaluation in evaluations_of(run):
+        scorers = scorers_of(evaluation, config)
+        pool = run.finished(f"evaluate/{evaluation}/{REACHABLE}").read(EvaluationRow)
+        reachable = {scorer: _reachable(pool, scorer, config) for scorer in scorers}
+        document["reachable"][evaluation] = reachable
+        rows = {
+            name.name: run.finished(f"evaluate/{evaluation}/{name.name}").read(EvaluationRow)
+            for name in config.method_names
+        }
+        yardstick = rows["base"] if "base" in rows else pool
+        methods: dict[str, Any] = {}
+        for name in config.method_names:
+            own = rows[name.name]
+            by_scorer = {scorer: _method(own, scorer, config, reachable[scorer]) for scorer in scorers}
+            entry: dict[str, Any] = {**by_scorer[scorers[0]]}
+            if evaluation == "generalization":
+                entry["scorers"] = by_scorer
+            entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
+            training = seconds.get(stage_name(name.objective, variant_of(name, config))) if name.objective else None
+            entry["cost"] = {
+                "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
+                "seconds": seconds.get(f"evaluate/{evaluation}/{name.name}", 0.0) / len(own),
+                "training_seconds": training or 0.0,
+            }
+            methods[name.name] = entry
+        document["evaluations"][evaluation] = methods
+    return document
+
+
+def grid_of(rows: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> Grid:
+    """The rows of a method by one scorer, as arrays."""
+    return Grid.from_rows(rows, attributes=config.control_format.names, levels=config.levels, scorer=scorer)
+
+
+def _method(
+    rows: Sequence[EvaluationRow], scorer: str, config: RunConfig, reachable: Mapping[str, Any]
+) -> dict[str, Any]:
+    ranges = {
+        name: (each["low"], each["high"]) for name, each in reachable.items() if each["high"] > each["low"]
+    }
+    found = metrics.evaluate(
+        grid_of(rows, scorer, config),
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+        reachable=ranges if len(ranges) == len(reachable) else None,
+    )
+    return found.to_json()
+
+
+def _reachable(pool: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> dict[str, Any]:
+    """Per attribute the mean lowest and highest score among a prompt's base samples, and the Err of the best choice."""
+    names = config.control_format.names
+    scores = np.array(
+        [[[row.scores[f"{scorer}/{name}"] for name in names] for row in rows] for rows in by_prompt(pool).values()]
+    )
+    errors = metrics.reachable_error(scores, config.levels)
+    return {
+        name: {
+            "low": float(scores[:, :, index].min(axis=1).mean()),
+            "high": float(scores[:, :, index].max(axis=1).mean()),
+            "Err": float(errors[index]),
+        }
+        for index, name in enumerate(names)
+    }
+
+
+def _fluency(
+    rows: Sequence[EvaluationRow], yardstick: Sequence[EvaluationRow], config: RunConfig
+) -> dict[str, float]:
+    def columns(given: Sequence[EvaluationRow], value: str) -> list[list[float]]:
+        groups = by_prompt(given)
+        return [[float(getattr(row, value)) for row in groups[key]] for key in sorted(groups)]
+
+    return metrics.perplexity_ratio(
+        columns(rows, "logprob"),
+        columns(rows, "tokens"),
+        columns(yardstick, "logprob"),
+        columns(yardstick, "tokens"),
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+    )._asdict()
+
+
+def _seconds(run: RunDirectory) -> dict[str, float]:
+    """The last recorded time of each stage."""
+    return {entry["stage"]: float(entry["seconds"]) for entry in run.timings()}

@@ -1,0 +1,112 @@
+"""The main job: all stages in order, and each of them alone on a run directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rheostat.collect import collect
+from rheostat.config import RunConfig, load_config, to_yaml
+from rheostat.distil import distil
+from rheostat.evaluate import Evaluator
+from rheostat.figures import evaluations_of, figures
+from rheostat.generate import generate
+from rheostat.models import pick_device
+from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.report import report
+from rheostat.rundir import RunDirectory
+from rheostat.score import load_scorers, score
+from rheostat.scoring import parties
+from rheostat.storage import write_json
+from rheostat.train import stage_name, train, trained, variant_of
+
+StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """Where a run is, and what it measured: the content of its evaluation.json."""
+
+    directory: Path
+    evaluation: dict[str, Any]
+    report: Path
+
+
+def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome:
+    """All stages; those that have finished for this recipe are kept."""
+    with RunDirectory.open(out, create=True) as directory:
+        _describe(directory, config)
+        for each in _STAGES.values():
+            each(directory, config, progress)
+        return _outcome(directory, config, progress)
+
+
+def start(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> None:
+    """Begin a run: its recipe, its prompts and its self-generated responses."""
+    with RunDirectory.open(out, create=True) as directory:
+        _describe(directory, config)
+        _generate(directory, config, progress)
+
+
+def stage(name: StageName, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome | None:
+    """One stage on a run directory, by the recipe inside it; raises `StageMissing` where its input is not there.
+
+    Gives the outcome after `report`, else None.
+    """
+    with RunDirectory.open(out) as directory:
+        config = load_config(directory.config_path)
+        if name == "report":
+            return _outcome(directory, config, progress)
+        _STAGES[name](directory, config, progress)
+        return None
+
+
+def _describe(directory: RunDirectory, config: RunConfig) -> None:
+    directory.write_config(to_yaml(config))
+    directory.write_environment(device=str(pick_device(config.device)))
+
+
+def _generate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    collect(directory, config, progress=progress)
+    generate(directory, config, progress=progress)
+
+
+def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    score(directory, config, progress=progress)
+
+
+def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    for variant in dict.fromkeys(["moec" if not trained(config) else v for _, v in trained(config)] or ["moec"]):
+        distil(directory, config, variant, progress=progress)  # type: ignore[arg-type]
+
+
+def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    for objective, variant in trained(config):
+        train(directory, config, objective, variant, progress=progress)
+
+
+def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    evaluator = Evaluator(directory, config, load_scorers(directory, config, list(parties(config))))
+    evaluations = evaluations_of(directory)
+    for evaluation in evaluations:
+        evaluator.reachable(evaluation, progress=progress)
+    for name in config.method_names:
+        tuned = None
+        if name.objective is not None:
+            tuned = directory.finished(stage_name(name.objective, variant_of(name, config)))
+        evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
+    write_json(directory.path / "evaluation.json", figures(directory, config))
+
+
+def _outcome(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> RunOutcome:
+    page = report(directory, config, progress=progress)
+    return RunOutcome(directory.path, figures(directory, config), page)
+
+
+_STAGES: dict[str, Callable[[RunDirectory, RunConfig, ProgressDisplay], None]] = {
+    "generate": _generate,
+    "score": _score,
+    "distil": _distil,
+    "train": _train,
+    "evaluate": _evaluate,
+}

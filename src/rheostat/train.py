@@ -1,0 +1,337 @@
+"""Train: fine-tune the model to obey the control, through transformers.Trainer. Examples in, a model out."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rheostat import plugins
+from rheostat.chat import encode_prompt, encode_response
+from rheostat.config import MethodName, RunConfig, Variant, objective_options
+from rheostat.control import ControlFormat
+from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
+from rheostat.models import Policy, identity, load_policy, quiet
+from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
+from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.records import Control, Example
+from rheostat.rundir import RunDirectory, Stage
+from rheostat.training_plan import PlannedBatch, plan_batches, with_forged_controls
+
+_logger = logging.getLogger(__name__)
+_LOG_STEPS = 10
+
+
+def train(
+    run: RunDirectory,
+    config: RunConfig,
+    objective: str,
+    variant: Variant,
+    *,
+    progress: ProgressDisplay = null_progress,
+) -> Stage:
+    """Fine-tune on one variant's examples with one objective; the model is in the stage's folder `model/`.
+
+    A killed training resumes from its last checkpoint and ends with the same weights.
+    """
+    distilled = run.finished(f"distil/{variant}")
+    module: Objective = plugins.load("objectives", objective)  # type: ignore[assignment]
+    options = config.train
+    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual"})
+    stage = run.stage(
+        stage_name(objective, variant),
+        inputs={
+            "examples": distilled.fingerprint,
+            "model": identity(config.model),
+            "train": plain,
+            "counterfactual": options.counterfactual.model_dump() if module.NEEDS_COUNTERFACTUAL else None,
+            "objective": objective,
+            "options": repr(objective_options(options, objective)),
+            "dtype": config.dtype,
+            "seed": config.seed,
+        },
+    )
+    if stage.done:
+        return stage
+    started = time.perf_counter()
+    policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+    examples = distilled.read(Example)
+    figures = fine_tune(
+        policy,
+        examples,
+        objective=objective,
+        config=config,
+        checkpoints=stage.path / "checkpoints",
+        label=f"train {objective}" + ("" if variant == options.variant else f"+{variant}"),
+        progress=progress,
+    )
+    _save(policy, stage.path / "model")
+    shutil.rmtree(stage.path / "checkpoints", ignore_errors=True)
+    stage.finish(figures)
+    run.record_timing(stage.name, time.perf_counter() - started, tokens=figures["tokens"])
+    return stage
+
+
+def stage_name(objective: str, variant: Variant) -> str:
+    """The name of the stage that trains a model."""
+    return f"train/{objective}-{variant}"
+
+
+def trained(config: RunConfig) -> list[tuple[str, Variant]]:
+    """Which models the recipe's methods need: (objective, variant), each once."""
+    needed: dict[tuple[str, Variant], None] = {}
+    for name in config.method_names:
+        if name.objective is not None:
+            needed[name.objective, variant_of(name, config)] = None
+    return list(needed)
+
+
+def variant_of(name: MethodName, config: RunConfig) -> Variant:
+    """The variant of the data that a tuned method learns from."""
+    return name.variant or config.train.variant
+
+
+def fine_tune(
+    policy: Policy,
+    examples: Sequence[Example],
+    *,
+    objective: str,
+    config: RunConfig,
+    checkpoints: Path,
+    label: str = "train",
+    progress: ProgressDisplay = null_progress,
+) -> dict[str, Any]:
+    """Fine-tune `policy.model` in place; resumes from `checkpoints`. Figures: steps, tokens, the loss's parts."""
+    options = config.train
+    module: Objective = plugins.load("objectives", objective)  # type: ignore[assignment]
+    control_format = config.control_format
+    forged = with_forged_controls(
+        examples, control_format=control_format, share=options.forged_share, seed=config.seed
+    )
+    batches = ExampleBatches(policy, forged, control_format, config, objective=module)
+    model = policy.model
+    if options.lora is not None:
+        model = _with_lora(policy, options.lora.rank, options.lora.alpha, options.lora.dropout)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=len(batches),
+        per_device_train_batch_size=1,  # an item of the data is a whole planned batch
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(len(batches) * options.warmup_ratio),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        optim="adamw_torch_fused",
+        save_steps=options.save_steps,
+        save_total_limit=1,
+        logging_steps=_LOG_STEPS,
+        seed=config.seed,
+        bf16=config.dtype == "bfloat16",
+        use_cpu=policy.device.type == "cpu",
+        dataloader_pin_memory=False,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+        label_names=[],
+    )
+    with quiet(), progress.task(label, len(batches), unit="steps") as advance:
+        trainer = ObjectiveTrainer(
+            model,
+            arguments,
+            batches,
+            objective=module,
+            options=objective_options(options, objective),
+            callbacks=[_Advance(advance)],
+        )
+        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    if options.lora is not None:
+        model.merge_and_unload()
+    model.eval()
+    log = [entry for entry in trainer.state.log_history if "nll" in entry]
+    return {
+        "steps": len(batches),
+        "examples": len(examples),
+        "tokens": batches.tokens,
+        "log": [{key: value for key, value in entry.items() if key != "epoch"} for entry in log],
+    }
+
+
+class ExampleBatches(Dataset[dict[str, Tensor]]):
+    """The planned batches as tensors; item i is step i: its factual rows, then its counterfactual ones."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        control_format: ControlFormat,
+        config: RunConfig,
+        *,
+        objective: Objective,
+    ) -> None:
+        self._tokenizer = policy.tokenizer
+        self._context = policy.context
+        self._format = control_format
+        self._examples = examples
+        self._responses = [
+            encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0]) for example in examples
+        ]
+        self._prompts: dict[tuple[int, str], list[int]] = {}
+        lengths = [len(self._row(index, example.control)) for index, example in enumerate(examples)]
+        self.plan: list[PlannedBatch] = plan_batches(
+            examples,
+            lengths,
+            control_format=control_format,
+            options=config.train,
+            needs_counterfactual=objective.NEEDS_COUNTERFACTUAL,
+            seed=config.seed,
+        )
+        self.tokens = sum(lengths[index] for batch in self.plan for index in batch.examples)
+        """Tokens of the factual rows of the whole training."""
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        batch = self.plan[step]
+        rows = [self._row(index, self._examples[index].control) for index in batch.examples]
+        changed: list[list[float]] = []
+        for row, control in zip(batch.counterfactual_rows, batch.counterfactual_controls, strict=True):
+            index = batch.examples[row]
+            rows.append(self._row(index, control))
+            own = self._examples[index].control
+            changed.append([float(control[name] != own[name]) for name in self._format.names])
+        return {
+            **pad_rows(rows, pad_id=self._tokenizer.pad_token_id),
+            "counterfactual_rows": torch.tensor(batch.counterfactual_rows, dtype=torch.long),
+            "changed": torch.tensor(changed),
+        }
+
+    def _row(self, index: int, control: Control) -> TokenRow:
+        text = self._format.render(control)
+        if (index, text) not in self._prompts:
+            self._prompts[index, text] = encode_prompt(
+                self._tokenizer,
+                self._examples[index].messages,
+                control_text=text,
+                neutralise=self._format.neutralise,
+            )
+        prompt = self._prompts[index, text]
+        return TokenRow(prompt, self._responses[index][: max(1, self._context - len(prompt))])
+
+
+class ObjectiveTrainer(Trainer):
+    """A Trainer whose loss is an objective's, and whose order of batches is the plan's."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        batches: ExampleBatches,
+        *,
+        objective: Objective,
+        options: Any,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=batches,
+            data_collator=lambda items: items[0],
+            callbacks=list(callbacks),
+        )
+        self._objective = objective
+        self._options = options
+        self._parts: dict[str, list[Tensor]] = {}
+        # Our loss is already a mean over the batch's examples: nothing is left to divide by.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor:
+        """The objective of a planned batch."""
+        assert not return_outputs
+        loss = self._objective.loss(objective_inputs(model, inputs), self._options)
+        for name, part in loss.parts.items():
+            self._parts.setdefault(name, []).append(part)
+        return loss.total
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """Adds the mean of each of the loss's parts since the last log."""
+        means = {name: float(torch.stack(parts).mean()) for name, parts in self._parts.items()}
+        self._parts = {}
+        super().log({**logs, **means}, *arguments, **keywords)
+
+
+def objective_inputs(model: Any, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
+    """One forward pass over the factual and the counterfactual rows of a batch."""
+    found = response_logprobs(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+    rows = batch["counterfactual_rows"]
+    if not len(rows):
+        return ObjectiveInputs(found)
+    factual = len(found.values) - len(rows)
+    return ObjectiveInputs(
+        LogProbabilities(found.values[:factual], found.mask[:factual]),
+        LogProbabilities(found.values[factual:], found.mask[factual:]),
+        rows,
+        batch["changed"],
+    )
+
+
+class _Advance(TrainerCallback):
+    """Tells a progress bar of steps, those of an earlier, killed training included."""
+
+    def __init__(self, advance: Progress) -> None:
+        self._advance = advance
+        self._seen = 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._advance(state.global_step - self._seen)
+        self._seen = state.global_step
+
+
+def _with_lora(policy: Policy, rank: int, alpha: float, dropout: float) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        policy.model,
+        LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint; the Trainer writes trainer_state.json last, so one without it is torn."""
+    whole: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append((int(state["global_step"]), path))
+        except (OSError, ValueError, KeyError):
+            _logger.warning("%s is torn and left out", path.name)
+            shutil.rmtree(path, ignore_errors=True)
+    return str(max(whole)[1]) if whole else None
+
+
+def _save(policy: Policy, folder: Path) -> None:
+    """The model and its tokenizer, moved into place whole."""
+    aside = folder.with_name(folder.name + ".tmp-save")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with quiet():
+        policy.model.save_pretrained(aside)
+        policy.tokenizer.save_pretrained(aside)
+    aside.rename(folder)
