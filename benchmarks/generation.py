@@ -1,7 +1,9 @@
-"""Generation: our engine against transformers' own pipeline("text-generation"), same model, prompts and samples.
+"""Generation: our engine against transformers' own pipeline("text-generation"), same model, prompts and
+samples.
 
-The pipeline gets every chance: the tokens of the prompts ready, `num_return_sequences` for the samples of a prompt,
-and batches of 1 (its default), 8, 32 and 128 prompts. Repetitions alternate, medians are compared.
+The pipeline gets every chance: the tokens of the prompts ready, `num_return_sequences` for the samples of
+a prompt, and batches of 1 (its default), 8, 32 and 128 prompts. Repetitions alternate, medians are
+compared.
 
     python benchmarks/generation.py --json benchmarks/results/generation.json
 """

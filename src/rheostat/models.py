@@ -1,7 +1,7 @@
 """Loads policies and classifiers: Hugging Face directories or ids, safetensors only, no remote code.
 
-Everything a user can get wrong here (a missing folder, other weight formats, a model without chat template or
-with the wrong head) is a `ModelError` that says what to do.
+Everything a user can get wrong here (a missing folder, other weight formats, a model without chat
+template or with the wrong head) is a `ModelError` that says what to do.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ _HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safet
 class Policy:
     """A chat model in eval mode with its tokenizer (left padding, pad token set).
 
-    `context` is the most tokens a sequence may have; `end_ids` are the tokens that end a response, the one to
-    train on first.
+    `context` is the most tokens a sequence may have; `end_ids` are the tokens that end a response, the
+    one to train on first.
     """
 
     model: "PreTrainedModel"

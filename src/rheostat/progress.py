@@ -31,7 +31,7 @@ class ProgressDisplay(Protocol):
     def task(
         self, label: str, total: int | None, *, unit: str = "items", done: int = 0
     ) -> AbstractContextManager[Advance]:
-        """Open a task of `total` items (None: unknown), `done` of them finished before; gives its `advance`."""
+        """Open a task of `total` items (None: unknown), `done` of them finished before."""
         ...
 
 

@@ -47,7 +47,17 @@ from rheostat.storage import (
 from rheostat.version import __version__
 
 FORMAT = 1
-PACKAGES = "torch transformers accelerate peft tokenizers safetensors pyarrow numpy scipy".split()
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+    "numpy",
+    "scipy",
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -167,7 +177,7 @@ class RunDirectory:
         if mark is None or not stage.done:
             raise StageMissing(
                 f"the stage {name!r} has not finished in {self.path}",
-                hint=f"run `rheostat {name.split('/')[0]} {self.path}` first, or all stages with `rheostat run`",
+                hint=f"run `rheostat {name.partition('/')[0]} {self.path}` first, or all with `rheostat run`",
             )
         return stage
 

@@ -87,10 +87,10 @@ class Stage:
     ) -> None:
         """Compute the rows of `items`, a shard at a time, skipping shards that are on disk and readable.
 
-        `work(items, seed)` gives the rows of one shard; its seed derives from `seed` and the items' `key`s, so
-        that a run that was killed and resumed ends with the bytes of an uninterrupted one. An unreadable shard
-        is set aside as `*.corrupt` and done again.
-        `shard_size` belongs among the stage's inputs. Raises `StorageError`; whatever `work` raises passes.
+        `work(items, seed)` gives the rows of one shard; its seed derives from `seed` and the items' `key`s,
+        so that a run that was killed and resumed ends with the bytes of an uninterrupted one. An unreadable
+        shard is set aside as `*.corrupt` and done again. `shard_size` belongs among the
+        stage's inputs. Raises `StorageError`; whatever `work` raises passes.
         """
         assert self._writable, self.name
         if self.done:

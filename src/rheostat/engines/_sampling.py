@@ -7,10 +7,11 @@ from torch import Tensor
 def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
     """One token id a row, `(rows,)`, from `logits` `(rows, vocabulary)`.
 
-    `temperature` 0 takes the most likely token. Else the draw is from softmax(logits / temperature), restricted
-    to the nucleus: the fewest most likely tokens whose probability reaches `top_p` (arXiv 1904.09751). It inverts
-    the cumulative distribution: the first token whose cumulative probability exceeds a uniform number. On a CPU
-    that costs a twentieth of `torch.multinomial`, which draws a random number for every token of the vocabulary.
+    `temperature` 0 takes the most likely token. Else the draw is from softmax(logits / temperature), kept
+    to the nucleus: the fewest most likely tokens whose probability reaches `top_p` (arXiv 1904.09751). It
+    inverts the cumulative distribution: the first token whose cumulative probability exceeds a uniform
+    number. On a CPU that costs a twentieth of `torch.multinomial`, which takes a random number for every
+    token of the vocabulary.
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -1,7 +1,8 @@
 """Keys and values of the rows in flight, in one preallocated buffer, and the prefill that fills them.
 
-Row r of the buffer holds its tokens at columns 0 to length − 1, whatever the other rows do, so a prompt can be
-put anywhere at any time and a token's position is its column. Rows in use are always the first ones.
+Row r of the buffer holds its tokens at columns 0 to length - 1, whatever the other rows do, so a prompt
+can be put anywhere at any time, and a token's position is its column. Rows in use are always the first
+ones.
 """
 
 import inspect
@@ -14,8 +15,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from rheostat.errors import ModelError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_FULL = "full_attention"
+_SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,26 @@ class Prefilled:
 
 
 class Forward:
-    """Calls any decoder-only model with the arguments that it knows; logits of the last position only."""
+    """Calls a decoder-only model with the arguments that it knows; logits of the last position only.
+
+    Raises `ModelError` for a model whose past is more than keys and values (a state space, linear
+    attention).
+    """
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.model = model
+        config = model.config.get_text_config(decoder=True)
+        self._layer_types = set(getattr(config, "layer_types", None) or ())
+        if model._is_stateful or self._layer_types - {_FULL, _SLIDING}:
+            raise ModelError(
+                f"{model.config.model_type}: got {', '.join(sorted(self._layer_types)) or 'a recurrent state'}, "
+                f"allowed are {_FULL} and {_SLIDING}",
+                hint="serve the model with an OpenAI-compatible server and set `engine: openai`",
+            )
+        slides = _SLIDING in self._layer_types or not self._layer_types
+        self._window: int | None = getattr(config, "sliding_window", None) if slides else None
         known = inspect.signature(type(model).forward).parameters
-        self._takes_positions = "position_ids" in known
+        self.takes_positions = "position_ids" in known
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
@@ -52,7 +72,9 @@ class Forward:
         `ids` and `positions` are `(rows, tokens)`, `mask` is `(rows, cached and new tokens)`.
         """
         arguments: dict[str, Any] = dict(self._last_only)
-        if self._takes_positions:
+        if self._window is not None and mask.shape[1] > self._window:
+            mask = self._windowed(mask.bool(), positions, self._window)
+        if self.takes_positions:
             arguments["position_ids"] = positions
         output = self.model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **arguments
@@ -60,9 +82,26 @@ class Forward:
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    def _windowed(self, mask: Tensor, positions: Tensor, window: int) -> Any:
+        """What each new token may see, `(rows, 1, tokens, columns)`, by positions.
+
+        A model left to itself measures the window in columns, which is wrong where rows have gaps or
+        unlike ends.
+        """
+        seen = _positions(mask.long())[:, None, :]
+        asking = positions[:, :, None]
+        visible = mask[:, None, :] & (seen <= asking)
+        masks = {_FULL: visible, _SLIDING: visible & (seen > asking - window)}
+        lowest = torch.finfo(self.model.dtype).min
+        additive = {
+            kind: torch.zeros_like(each, dtype=self.model.dtype).masked_fill_(~each, lowest)[:, None]
+            for kind, each in masks.items()
+        }
+        return additive if _FULL in self._layer_types else additive[_SLIDING]
+
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The buffer as transformers wants a cache: one layer a model layer, made by the first `reserve`."""
+    """The buffer as transformers wants a cache: a layer for each of the model's, made by `reserve`."""
 
     layers: "list[SlotLayer]"
 
@@ -146,12 +185,16 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 def prefill(forward: Forward, prompts: Sequence[Prompt], pad_id: int) -> list[Prefilled]:
-    """Runs prompts through the model; a beginning that several share goes through once."""
+    """Runs prompts through the model; a beginning that several share goes through once.
+
+    The gap that then lies between a beginning and its end needs a model that can be told positions;
+    another gets each prompt whole. Raises `ModelError` where the model's logits are not numbers.
+    """
     device = forward.model.device
-    if not any(prompt.shared for prompt in prompts):
+    if not forward.takes_positions or not any(prompt.shared for prompt in prompts):
         cache = DynamicCache()
         ids, mask = _left_padded([prompt.ids for prompt in prompts], pad_id, device)
-        logits = forward(ids, mask, _positions(mask), cache)
+        logits = _checked(forward(ids, mask, _positions(mask), cache))
         width = ids.shape[1]
         return [
             Prefilled(cache, row, ((width - len(prompt.ids), width),), logits[row], len(prompt.ids))
@@ -168,7 +211,7 @@ def prefill(forward: Forward, prompts: Sequence[Prompt], pad_id: int) -> list[Pr
     ends = [prompt.ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
     tails, tail_mask = _left_padded(ends, pad_id, device)
     whole_mask = torch.cat([mask[index], tail_mask], 1)
-    logits = forward(tails, whole_mask, _positions(whole_mask)[:, ids.shape[1] :], cache)
+    logits = _checked(forward(tails, whole_mask, _positions(whole_mask)[:, ids.shape[1] :], cache))
     width, whole = ids.shape[1], whole_mask.shape[1]
     return [
         Prefilled(
@@ -180,6 +223,12 @@ def prefill(forward: Forward, prompts: Sequence[Prompt], pad_id: int) -> list[Pr
         )
         for row, (prompt, cut) in enumerate(zip(prompts, cuts, strict=True))
     ]
+
+
+def _checked(logits: Tensor) -> Tensor:
+    if bool(logits.isnan().any()):
+        raise ModelError("the model's logits are not numbers", hint="load it with dtype float32 or bfloat16")
+    return logits
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Generation in process, by an own decode loop around any decoder-only Hugging Face model.
 
-What makes it faster than `model.generate` on the same batch: every distinct prompt is prefilled once for all its
-samples, and its beginning once for all its controls; a row that has finished leaves at once and new prompts take
+What makes it faster than `model.generate`: every distinct prompt is prefilled once for all its samples,
+and its beginning once for all its controls; a row that has finished leaves at once and new prompts take
 its place; keys and values live in one preallocated buffer; drawing a token takes one random number.
 """
 

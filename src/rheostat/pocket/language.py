@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
     "{% if m['role']=='assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-BATCH_TOKENS = 4096
-LEARNING_RATE = 2.5e-3
+BATCH_TOKENS = 2048
+LEARNING_RATE = 3e-3
 _CHUNK = 8192
 
 

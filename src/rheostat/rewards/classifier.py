@@ -1,7 +1,7 @@
 """A sequence classifier with one logit as a reward: the usual kind of reward model.
 
-It reads the conversation with its response in its own chat template; a model without one (an encoder, say) reads
-the pair of the prompt's text and the response. The raw score is the logit.
+It reads the conversation with its response in its own chat template; a model without one (an encoder, say)
+reads the pair of the prompt's text and the response. The raw score is the logit.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 
 from rheostat.chat import conversation_text, defuse
 from rheostat.config import RewardConfig
-from rheostat.errors import ConfigError, ModelError
+from rheostat.errors import ConfigError, RewardError
 from rheostat.models import Classifier, Dtype, load_classifier
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Message
@@ -41,7 +41,7 @@ class ClassifierReward:
     def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[float]:
         """One logit an item, in order; what exceeds the model's context is cut from the prompt's beginning.
 
-        Raises `ModelError` where a score is not finite.
+        Raises `RewardError` where a score is not finite.
         """
         copies: dict[tuple[tuple[Message, ...], str], list[int]] = {}
         for index, item in enumerate(items):
@@ -120,8 +120,8 @@ class ClassifierReward:
             else:
                 response = response[: spans[-excess][0]]
 
-    def _not_finite(self, score: float, item: Judged) -> ModelError:
-        return ModelError(
+    def _not_finite(self, score: float, item: Judged) -> RewardError:
+        return RewardError(
             f"{self.classifier.name}: got the score {score} for the response {item.response[:80]!r}, "
             "allowed are finite numbers",
             hint="load it with dtype float32, or check the model on this text",

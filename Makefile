@@ -1,0 +1,37 @@
+# Two commands for a stranger: `make run` and `make test`. Both set up `.venv` by themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint check bench reference clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(VENV)/ready  ## the main job on the embedded pocket world: a table, a picture, a report
+	$(BIN)/rheostat run $(ARGS)
+
+test: $(VENV)/ready  ## the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready  ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+check: lint test  ## everything that CI checks
+
+reference: $(VENV)/ready  ## write docs/cli.md and docs/configuration.md anew
+	$(BIN)/python -m rheostat.reference
+
+bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	for each in generation scoring training; do $(BIN)/python benchmarks/$$each.py || exit 1; done
+
+clean:  ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
