@@ -14,10 +14,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import machine
 import torch
 from transformers import pipeline
 
+import machine
 from rheostat.chat import prompt_text
 from rheostat.engines.transformers import build
 from rheostat.models import Policy, load_policy, quiet
@@ -108,13 +108,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints a table, and writes JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="pocket:chat")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("--batch-tokens", type=int, default=65536)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32, 128], help="must hold 1")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")

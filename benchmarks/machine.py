@@ -1,4 +1,4 @@
-"""What this machine can do: the rate of its float32 matrix products, against which the other figures stand."""
+"""What this machine can do: the rate of its float32 matrix products, to hold other figures against."""
 
 import argparse
 import json

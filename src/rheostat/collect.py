@@ -16,7 +16,6 @@ from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory, Stage
 
 _logger = logging.getLogger(__name__)
-_SHOWN = 5
 
 
 def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = null_progress) -> Stage:
@@ -70,9 +69,9 @@ def _read(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
     sets = [read(options.train, "train", None if held_out_here else options.train_limit)]
     train = list(sets[0].prompts)
     if options.optimization is None:
-        train, optimization = map(list, split_held_out(train, options.held_out))
-        train = train[: options.train_limit]
-        optimization = optimization[: options.evaluation_limit]
+        halves = split_held_out(train, options.held_out)
+        train = list(halves.train[: options.train_limit])
+        optimization = list(halves.held_out[: options.evaluation_limit])
     else:
         sets.append(read(options.optimization, "optimization", options.evaluation_limit))
         optimization = list(sets[-1].prompts)
@@ -87,13 +86,8 @@ def _read(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
             f"got {len(train)} training and {len(optimization)} held-out prompts, allowed are at least one of each",
             hint="give more prompts, or set prompts.optimization to a file of held-out prompts",
         )
-    skipped = [line for each in sets for line in each.skipped]
-    for line in skipped[:_SHOWN]:
-        _logger.warning("%s line %s: %s; left out", line.source, line.line, line.reason)
-    if len(skipped) > _SHOWN:
-        _logger.warning("and %d more broken lines, left out", len(skipped) - _SHOWN)
     splits = {"train": train, "optimization": optimization, "generalization": generalization}
-    return splits, len(skipped), sum(each.duplicates for each in sets)
+    return splits, sum(len(each.skipped) for each in sets), sum(each.duplicates for each in sets)
 
 
 def _fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:

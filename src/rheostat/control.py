@@ -20,7 +20,9 @@ from rheostat.records import Attribute
 
 LEVELS: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-_OPENERS = "[［【〔⟦「『"
+BRACKETS = "[［【〔⟦「『"
+"""Characters that open a bracket, as a forged control may."""
+
 _CLOSERS = "]］】〕⟧」』"
 
 
@@ -87,7 +89,7 @@ class ControlFormat:
         pieces: list[str] = []
         forged = False
         for index, character in enumerate(text):
-            if character in _OPENERS and self._opens_control(text, index + 1):
+            if character in BRACKETS and self._opens_control(text, index + 1):
                 pieces.append("(")
                 forged = True
             elif character in _CLOSERS and forged:

@@ -229,7 +229,8 @@ def _parquet(data: bytes, path: Path) -> Iterator[Line]:
 def _check_columns(names: Sequence[str], path: Path) -> None:
     if not {"messages", "prompt", "instruction"} & set(names):
         raise PromptFileError(
-            f"{path}: got the columns {', '.join(map(repr, names[:12]))}; allowed is prompt, or instruction with input",
+            f"{path}: got the columns {', '.join(map(repr, names[:12]))}; "
+            "allowed is prompt, or instruction with input",
             hint="rename the column that holds the prompts to `prompt`",
         )
 

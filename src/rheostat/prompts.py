@@ -6,7 +6,6 @@ the order of a file nor what else is in it changes where a prompt falls.
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,6 @@ from rheostat.prompt_files import Line, read_lines
 from rheostat.records import Message, Prompt
 
 POCKET = "pocket:"
-_SHOWN = 5
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ def read_prompts(
 ) -> PromptSet:
     """The prompts of one or several sources: files, or `pocket:train|optimization|generalization`.
 
-    A broken row is skipped, counted and logged; with `strict` it is a `PromptFileError`. Several sources are
+    A broken row is skipped and counted; with `strict` it is a `PromptFileError`. Several sources are
     interleaved in proportion to their sizes. Raises `PromptFileError` where nothing usable is left.
     """
     names = [sources] if isinstance(sources, str) else list(sources)
@@ -90,9 +86,6 @@ def read_prompts(
         if not source.startswith(POCKET):
             queue.sort(key=lambda prompt: (_unit("sample", prompt.id), prompt.id))
         queues.append(queue)
-    if skipped:
-        shown = "; ".join(map(str, skipped[:_SHOWN])) + ("; …" if len(skipped) > _SHOWN else "")
-        _logger.warning("%d broken prompt%s skipped: %s", len(skipped), "s" * (len(skipped) != 1), shown)
     if not keys:
         raise PromptFileError(
             f"there is no usable prompt in {', '.join(names) or 'no source'}"

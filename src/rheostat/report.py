@@ -1,345 +1,140 @@
-"""The report: one self-contained page with everything a run measured, and its pictures as PNG files.
+"""Report: what a finished run measured becomes a page and pictures. Rows and figures in, files out."""
 
-`render` is pure. Prompts and responses are untrusted text: the page escapes them, isolates their writing
-direction, makes control characters visible, and forbids itself by policy to load anything or to run a script.
-"""
-
-import unicodedata
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from rheostat import report_tables, storage
+from rheostat import metrics, report_tables
 from rheostat.calibration import Calibrator
-from rheostat.canvas import (
-    DARK,
-    LIGHT,
-    PAGE,
-    Array,
-    MethodStyle,
-    Panel,
-    figure,
-    ink_on,
-    method_styles,
-    score_colour,
-    to_png,
-    to_svg,
-)
-from rheostat.metrics import Interval, LevelPoint, pareto_front
-from rheostat.pictures import (
-    MIDDLE,
-    dials,
-    front_of_controls,
-    front_of_methods,
-    heat_map,
-    lattice,
-    legend_mark,
-    level_curve,
-    score_histogram,
-)
+from rheostat.config import RunConfig
+from rheostat.errors import StageMissing
+from rheostat.grid import Grid
+from rheostat.page import Answer, ExampleGrid, ReportData, pictures, render
+from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.records import EvaluationRow, Example, Prompt, ScoredResponse, by_prompt
+from rheostat.rundir import RunDirectory
+from rheostat.scoring import OWN
+from rheostat.storage import storage_errors, write_bytes, write_text
 
-TEMPLATES = Path(__file__).parent / "templates"
+EXAMPLE_PROMPTS = 3
+"""How many prompts the page shows across the grid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response with its achieved scores in [0, 1], by attribute."""
+def report(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = null_progress) -> Path:
+    """Write `report.html` and `pictures/` of a finished run, and return the page's path.
 
-    text: str
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleGrid:
-    """One prompt answered across the grid; a key of `answers` holds a level per attribute, in the run's order."""
-
-    prompt: str
-    answers: Mapping[tuple[float, ...], Answer]
-
-
-@dataclass(frozen=True, slots=True)
-class MethodCost:
-    """What a method cost in the optimization evaluation; `train_seconds` is None where nothing was trained.
-
-    `generated_tokens` counts rejected candidates too.
+    Raises `StageMissing` where the evaluation has not finished, `StorageError` where nothing can be written.
     """
-
-    responses: int
-    generated_tokens: int
-    seconds: float
-    train_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReportData:
-    """All that the report shows. Method names are the keys of `evaluation`, attribute names those of the dials.
-
-    - `evaluation`: the content of evaluation.json; `prompts`: how many each of its evaluations used.
-    - `level_curves`, `heat_maps`: by method, then attribute, in the optimization evaluation; a heat map has an
-      axis of `levels` for each attribute, in the order of `attributes`.
-    - `pool` and `kept` `(n, attributes)`: calibrated scores of all self-generated responses, and of the
-      examples that distillation kept; `counts` are its own figures, by name.
-    - `stage_seconds`: how long each stage took.
-    - `notes`: what the reader should know beside, a sentence each (skipped prompts, for example).
-    """
-
-    title: str
-    attributes: tuple[str, ...]
-    levels: tuple[float, ...]
-    evaluation: Mapping[str, Any]
-    prompts: Mapping[str, int]
-    level_curves: Mapping[str, Mapping[str, Sequence[LevelPoint]]]
-    heat_maps: Mapping[str, Mapping[str, Array]]
-    calibrators: Mapping[str, Calibrator]
-    pool: Array
-    kept: Array
-    counts: Mapping[str, int | float]
-    examples_method: str
-    examples: Sequence[ExampleGrid]
-    costs: Mapping[str, MethodCost]
-    stage_seconds: Mapping[str, float]
-    config_yaml: str
-    environment: Mapping[str, Any]
-    notes: Sequence[str] = field(default=())
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The methods, in the order of the evaluation."""
-        return tuple(self.evaluation["evaluations"]["optimization"])
-
-    @property
-    def plane(self) -> tuple[str, ...]:
-        """The attributes that pictures of two dials show: the first two."""
-        return self.attributes[:2]
-
-
-def write(data: ReportData, directory: Path) -> Path:
-    """Write `report.html` and `pictures/` into a directory, and return the page's path. Raises `StorageError`."""
-    folder = directory / "pictures"
-    with storage.storage_errors(folder):
-        folder.mkdir(exist_ok=True)
-    for name, content in pictures(data).items():
-        storage.write_bytes(folder / name, content)
-    page = directory / "report.html"
-    storage.write_text(page, render(data))
+    with progress.task("report", 1, unit="page") as advance:
+        page = write(gather(run, config), run.path)
+        advance(1)
     return page
 
 
-def render(data: ReportData) -> str:
-    """The page, a whole HTML document that refers to nothing outside itself."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "visible": visible,
-        "number": report_tables.number,
-        "duration": _duration,
-        "score_style": _score_style,
+def write(data: ReportData, directory: Path) -> Path:
+    """Write the page and its pictures into a directory, and return the page's path. Raises `StorageError`."""
+    folder = directory / "pictures"
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+    for name, content in pictures(data).items():
+        write_bytes(folder / name, content)
+    page = directory / "report.html"
+    write_text(page, render(data))
+    return page
+
+
+def gather(run: RunDirectory, config: RunConfig) -> ReportData:
+    """All that the report shows, read from a run. Raises `StageMissing` where the evaluation has not finished."""
+    evaluation = _json(run, run.path / "evaluation.json", "evaluate")
+    attributes = config.control_format.names
+    rows = {
+        name: run.finished(f"evaluate/optimization/{name}").read(EvaluationRow)
+        for name in evaluation["evaluations"]["optimization"]
     }
-    styles = method_styles(data.methods)
-    best = report_tables.best_method(data.evaluation, data.attributes)
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        headline=report_tables.headline(data.evaluation, data.attributes),
-        best=best,
-        tiles=report_tables.tiles(data.evaluation, data.attributes),
-        tables=list(report_tables.main_tables(data.evaluation, data.attributes)),
-        behaviour=list(report_tables.behaviour_tables(data.evaluation, data.attributes)),
-        marks={name: _svg(legend_mark(style), f"mark-{name}", name) for name, style in styles.items()},
-        overview=[
-            _captioned(panel, f"overview-{panel.title}", f"the {panel.title} dial, all methods")
-            for panel in _overview(data, styles)
-        ],
-        by_method={name: _method_panels(data, name, styles[name]) for name in data.methods},
-        fronts=[
-            _captioned(panel, f"front-{panel.title}", f"Pareto front of {panel.title}")
-            for panel in _fronts(data, styles)
-        ],
-        histograms=[_captioned(panel, f"scores-{panel.title}", panel.title) for panel in _histograms(data)],
-        light=LIGHT.named(),
-        dark=DARK.named(),
-        rows=_grid_rows(data),
-        scale=[score_colour(step / 10) for step in range(11)],
-        environment=list(_flat(data.environment)),
+    grids = {
+        name: Grid.from_rows(each, attributes=attributes, levels=config.levels, scorer=OWN)
+        for name, each in rows.items()
+    }
+    tuned = [name.name for name in config.method_names if name.objective is not None]
+    shown = report_tables.best_method(evaluation, attributes, among=tuned or list(rows))
+    collected = run.finished("prompts")
+    prompts = {prompt.id: prompt for prompt in collected.read(Prompt, prefix="optimization")}
+    scored = run.finished("score")
+    calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
+    distilled = run.finished(f"distil/{config.train.variant}")
+    return ReportData(
+        title=f"Dials for {config.model}",
+        attributes=attributes,
+        levels=tuple(config.levels),
+        evaluation=evaluation,
+        prompts={name: collected.summary[name] for name in evaluation["evaluations"]},
+        level_curves={
+            name: {
+                attribute: metrics.level_curve(
+                    grid, attribute, resamples=config.evaluate.bootstrap, seed=config.seed
+                )
+                for attribute in attributes
+            }
+            for name, grid in grids.items()
+        },
+        heat_maps={
+            name: {attribute: metrics.heat_map(grid, attribute) for attribute in attributes}
+            for name, grid in grids.items()
+        },
+        calibrators={name: Calibrator.from_json(calibrators[name]) for name in attributes},
+        pool=_scores([row.calibrated for row in scored.read(ScoredResponse)], attributes),
+        kept=_scores([row.scores for row in distilled.read(Example)], attributes),
+        counts=distilled.summary,
+        examples_method=shown,
+        examples=_examples(rows[shown], prompts, attributes),
+        stage_seconds={entry["stage"]: float(entry["seconds"]) for entry in run.timings()},
+        config_yaml=run.config_path.read_text(encoding="utf-8"),
+        environment=_json(run, run.path / "environment.json", "run"),
+        notes=_notes(collected.summary),
     )
 
 
-def pictures(data: ReportData) -> dict[str, bytes]:
-    """The report's pictures as PNG files, by file name."""
-    styles = method_styles(data.methods)
-    best = report_tables.best_method(data.evaluation, data.attributes)
-    curves = [
-        [
-            _titled(level_curve({name: points}, attribute=attribute, styles=styles), f"{name}: {attribute}")
-            for name in data.methods
-            if (points := data.level_curves.get(name, {}).get(attribute))
-        ]
-        for attribute in data.attributes
-    ]
-    grids = [
-        [
-            _titled(_heat_map(data, name, attribute), f"{name}: {attribute}")
-            for name in data.methods
-            if attribute in data.heat_maps.get(name, {})
-        ]
-        for attribute in data.plane
-    ]
-    sheets = {
-        "curves.png": figure([row for row in curves if row], theme=LIGHT),
-        "heat-maps.png": figure([row for row in grids if row], theme=LIGHT),
-        "scores.png": figure([_histograms(data)], theme=LIGHT),
-    }
-    for name, theme in (("dials.png", LIGHT), ("dials-dark.png", DARK)):
-        sheets[name] = dials(
-            _by_attribute(data),
-            {attribute: _on_plane(data, best, attribute) for attribute in data.plane},
-            method=best,
-            levels=data.levels,
-            methods=data.methods,
-            theme=theme,
+def _examples(
+    rows: Sequence[EvaluationRow], prompts: Mapping[str, Prompt], attributes: Sequence[str]
+) -> list[ExampleGrid]:
+    """The first prompts by id, which is a hash: nobody chose them."""
+    groups = by_prompt(rows)
+    return [
+        ExampleGrid(
+            prompts[key].text,
+            {
+                tuple(row.requested[name] for name in attributes): Answer(
+                    row.text, {name: row.scores[f"{OWN}/{name}"] for name in attributes}
+                )
+                for row in groups[key]
+            },
         )
-    if len(data.plane) > 1:
-        lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.heat_maps]
-        sheets["lattices.png"] = figure([lattices], theme=LIGHT)
-        sheets["pareto.png"] = figure([_fronts(data, styles)], theme=LIGHT, legend=styles)
-    return {name: to_png(sheet) for name, sheet in sorted(sheets.items())}
+        for key in sorted(groups)[:EXAMPLE_PROMPTS]
+    ]
 
 
-def visible(text: str) -> str:
-    """`text` with control characters and lone surrogates shown as � and nothing left that HTML cannot carry."""
-    return "".join(
-        "\ufffd" if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" else character
-        for character in text.replace("\r\n", "\n")
-    )
+def _scores(rows: Sequence[Mapping[str, float]], attributes: Sequence[str]) -> metrics.Array:
+    values = [[row[name] for name in attributes] for row in rows]
+    return np.array(values, dtype=np.float64).reshape(len(rows), len(attributes))
 
 
-def _by_attribute(data: ReportData) -> dict[str, dict[str, Sequence[LevelPoint]]]:
-    return {
-        attribute: {name: curves[attribute] for name, curves in data.level_curves.items()}
-        for attribute in data.attributes
+def _notes(collected: Mapping[str, Any]) -> list[str]:
+    counts = {
+        "broken lines of the prompt files were left out": collected["skipped_lines"],
+        "repeated prompts were left out": collected["repeated"],
+        "prompts were too long for the model and left out": sum(collected["too_long"].values()),
     }
+    return [f"{count:,} {what}." for what, count in counts.items() if count]
 
 
-def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:
-    return [
-        level_curve(curves, attribute=attribute, styles=styles, size=MIDDLE)
-        for attribute, curves in _by_attribute(data).items()
-    ]
-
-
-def _method_panels(data: ReportData, name: str, style: MethodStyle) -> list[dict[str, str]]:
-    panels = [
-        _titled(level_curve({name: curve}, attribute=attribute, styles={name: style}), f"{attribute} dial")
-        for attribute, curve in data.level_curves.get(name, {}).items()
-    ]
-    if name in data.heat_maps:
-        panels += [_heat_map(data, name, attribute) for attribute in data.plane]
-        if len(data.plane) > 1:
-            panels.append(_lattice(data, name, style))
-    return [_captioned(panel, f"{name}-{panel.title}", f"{name}, {panel.title}") for panel in panels]
-
-
-def _heat_map(data: ReportData, name: str, attribute: str) -> Panel:
-    matrix = _on_plane(data, name, attribute)
-    return heat_map(matrix, attribute=attribute, levels=data.levels, dials=data.plane)
-
-
-def _lattice(data: ReportData, name: str, style: MethodStyle) -> Panel:
-    first, second = (_on_plane(data, name, attribute) for attribute in data.plane)
-    return lattice(first, second, style=style, dials=data.plane)
-
-
-def _on_plane(data: ReportData, name: str, attribute: str) -> Array:
-    """A heat map over the first two dials; further ones are averaged over."""
-    cells = np.asarray(data.heat_maps[name][attribute], dtype=float)
-    means: Array = cells.mean(axis=tuple(range(2, cells.ndim)))
-    return means
-
-
-def _fronts(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:
-    if len(data.plane) < 2:
-        return []
-    first, second = data.plane
-    methods = data.evaluation["evaluations"]["optimization"]
-    points = {
-        name: (_interval(entry, second, "MP"), _interval(entry, first, "MP")) for name, entry in methods.items()
-    }
-    front = pareto_front([[x.value, y.value] for x, y in points.values()])
-    cells = {
-        name: np.stack([_on_plane(data, name, each).ravel() for each in (second, first)], axis=1)
-        for name in data.heat_maps
-    }
-    everything = np.concatenate(list(cells.values()))
-    return [
-        front_of_methods(points, front.tolist(), styles=styles, names=(f"MP, {second}", f"MP, {first}")),
-        front_of_controls(cells, everything[pareto_front(everything)], styles=styles, dials=data.plane),
-    ]
-
-
-def _interval(entry: Mapping[str, Any], attribute: str, metric: str) -> Interval:
-    return Interval(**entry["attributes"][attribute][metric])
-
-
-def _histograms(data: ReportData) -> list[Panel]:
-    shown = len(data.plane)
-    return [
-        score_histogram(scores[:, :shown], dials=data.plane, title=f"{title} ({len(scores):,})")
-        for title, scores in (("self-generated", data.pool), ("kept for training", data.kept))
-    ]
-
-
-def _grid_rows(data: ReportData) -> list[dict[str, Any]]:
-    """The examples' grid: a row per level of the first dial, highest first, with the keys of its cells.
-
-    Dials beyond the second stand at their highest level.
-    """
-    rest = (max(data.levels),) * (len(data.attributes) - 2)
-    columns = data.levels if len(data.attributes) > 1 else (None,)
-    return [
-        {"level": row, "cells": [(row, *([] if column is None else [column]), *rest) for column in columns]}
-        for row in sorted(data.levels, reverse=True)
-    ]
-
-
-def _titled(panel: Panel, title: str) -> Panel:
-    return Panel(title, panel.width, panel.height, panel.draw)
-
-
-def _captioned(panel: Panel, name: str, label: str) -> dict[str, str]:
-    return {"caption": panel.title, "svg": _svg(panel, name, label)}
-
-
-def _svg(panel: Panel, name: str, label: str) -> Markup:
-    return Markup(to_svg(figure([[panel]], theme=PAGE, titles=False), name=name, label=label))
-
-
-def _score_style(value: float) -> str:
-    colour = score_colour(value)
-    return f"background:{colour};color:{ink_on(colour)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 0.0995:
-        return f"{1000 * seconds:.1f} ms"
-    if seconds < 99.5:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
-    return rows
+def _json(run: RunDirectory, path: Path, stage: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageMissing(
+            f"{path} cannot be read: {error}",
+            hint=f"run `rheostat {stage} {run.path}` first, or all with `rheostat run`",
+        ) from error

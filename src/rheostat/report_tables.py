@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 from rheostat.metrics import Interval
 
-METRICS: tuple[tuple[str, str], ...] = (("mP", "higher"), ("MP", "higher"), ("Err", "lower"), ("BT", "higher"))
+METRICS: tuple[tuple[str, str], ...] = (
+    ("mP", "higher"),
+    ("MP", "higher"),
+    ("Err", "lower"),
+    ("BT", "higher"),
+)
 """The metrics of the main table, and which way is better."""
 
 
@@ -67,10 +72,13 @@ def interval_of(figure: Any) -> Interval | None:
     return Interval(float(figure), float(figure), float(figure))
 
 
-def best_method(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
+def best_method(
+    evaluation: Mapping[str, Any], attributes: Sequence[str], *, among: Sequence[str] | None = None
+) -> str:
     """The method with the highest MP, averaged over the dials, in the optimization evaluation."""
     methods: Methods = evaluation["evaluations"]["optimization"]
-    return max(methods, key=lambda name: sum(_value(methods[name], a, "MP") for a in attributes))
+    names = list(methods) if among is None else among
+    return max(names, key=lambda name: sum(_value(methods[name], a, "MP") for a in attributes))
 
 
 def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
@@ -113,28 +121,29 @@ def tiles(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> tuple[Til
 
 def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
     """The metrics of every method: the optimization evaluation, then the generalization evaluation by scorer."""
-    evaluations = evaluation["evaluations"]
+    methods: Methods = evaluation["evaluations"]["optimization"]
+    own = evaluation["reachable"]["optimization"]
     yield _main_table(
         "Optimization evaluation",
-        evaluations["optimization"],
+        methods,
         attributes,
         "Held-out prompts of the training distribution, scored by the reward models that labelled the data.",
-        evaluation.get("reachable", {}).get("optimization", {}),
+        next(iter(own.values())),
     )
-    methods: Methods = evaluations.get("generalization", {})
-    scorers = list(dict.fromkeys(scorer for entry in methods.values() for scorer in entry.get("scorers", {})))
-    for scorer in scorers or ([""] if methods else []):
-        entries = {
-            name: {**entry, **entry["scorers"][scorer]} if scorer else entry
-            for name, entry in methods.items()
-            if not scorer or scorer in entry.get("scorers", {})
-        }
+    others: Methods = evaluation["evaluations"].get("generalization", {})
+    for scorer in next(iter(others.values()), {}).get("scorers", {}):
+        if scorer in own:
+            title = "Generalization evaluation"
+            note = "Other prompts, but this run has no judges: scored by the reward models that labelled the data."
+        else:
+            title = f"Generalization evaluation, scored by {scorer}"
+            note = "Other prompts, scored by a party that took no part in labelling the data."
         yield _main_table(
-            f"Generalization evaluation, scored by {scorer}" if scorer else "Generalization evaluation",
-            entries,
+            title,
+            {name: entry["scorers"][scorer] for name, entry in others.items()},
             attributes,
-            "Other prompts, scored by a party that took no part in labelling the data.",
-            evaluation.get("reachable", {}).get("generalization", {}).get(scorer, {}) if scorer else {},
+            note,
+            evaluation["reachable"]["generalization"][scorer],
         )
 
 
@@ -163,6 +172,11 @@ def behaviour_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -
         yield Table(f"{title.capitalize()} evaluation", tuple(groups), tuple(rows))
 
 
+def costs(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """What a response of each method costs in the optimization evaluation, and its training."""
+    return {name: entry["cost"] for name, entry in evaluation["evaluations"]["optimization"].items()}
+
+
 def _main_table(
     title: str, methods: Methods, attributes: Sequence[str], note: str, reachable: Mapping[str, Any]
 ) -> Table:
@@ -184,14 +198,13 @@ def _main_table(
                 assert figure is not None, (method, name, metric)
                 cells.append(Cell(*_texts(figure), is_best=figure.value == best[name, metric]))
         rows.append((method, tuple(cells)))
-    if reachable:
-        cells = [
-            Cell(*_texts(interval_of(reachable.get(name)))) if metric == "Err" else Cell("")
-            for name in attributes
-            for metric, _ in METRICS
-        ]
-        rows.append(("reachable", tuple(cells)))
-        note += " reachable: the nearest of many samples of the untuned model, the least Err of any method that only picks."
+    cells = [
+        Cell(number(reachable[name]["Err"]) if metric == "Err" else "")
+        for name in attributes
+        for metric, _ in METRICS
+    ]
+    rows.append(("reachable", tuple(cells)))
+    note += " The row reachable: the Err of the nearest of many samples of the untuned model."
     return Table(title, groups, tuple(rows), note)
 
 

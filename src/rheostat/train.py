@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
@@ -247,6 +247,7 @@ class ObjectiveTrainer(Trainer):
             data_collator=lambda items: items[0],
             callbacks=list(callbacks),
         )
+        self.remove_callback(PrinterCallback)
         self._objective = objective
         self._options = options
         self._parts: dict[str, list[Tensor]] = {}

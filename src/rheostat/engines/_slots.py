@@ -55,9 +55,9 @@ class Forward:
         config = model.config.get_text_config(decoder=True)
         self._layer_types = set(getattr(config, "layer_types", None) or ())
         if model._is_stateful or self._layer_types - {_FULL, _SLIDING}:
+            found = ", ".join(sorted(self._layer_types)) or "a recurrent state"
             raise ModelError(
-                f"{model.config.model_type}: got {', '.join(sorted(self._layer_types)) or 'a recurrent state'}, "
-                f"allowed are {_FULL} and {_SLIDING}",
+                f"{model.config.model_type}: got {found}, allowed are {_FULL} and {_SLIDING}",
                 hint="serve the model with an OpenAI-compatible server and set `engine: openai`",
             )
         slides = _SLIDING in self._layer_types or not self._layer_types

@@ -24,7 +24,10 @@ Row = dict[str, list[int]]
 
 
 def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
-    """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`; any attribute."""
+    """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`.
+
+    It is the same for every attribute: what it measures is in its weights.
+    """
     if spec.model is None:
         raise ConfigError(["rewards: a classifier needs a model"], hint="add `model: PATH` to the block")
     return ClassifierReward(load_classifier(spec.model, dtype=dtype, device=device), batch_tokens)

@@ -1,0 +1,147 @@
+"""The tuned model in a person's hands: `load(path).respond("…", safety=0.75, helpfulness=1.0)`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rheostat import plugins
+from rheostat.config import load_config
+from rheostat.control import ControlFormat
+from rheostat.errors import InputError, ModelError
+from rheostat.models import load_policy, resolve
+from rheostat.plugins import Engine, GenerationRequest, Sampling
+from rheostat.records import Attribute, Message, Role
+from rheostat.rundir import RunDirectory
+from rheostat.train import stage_name, variant_of
+
+CARD = "rheostat.json"
+"""What an exported model says of its dials, beside its weights."""
+
+Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
+_PACKAGED = "pocket:tuned"
+_BATCH_TOKENS = 16384
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class DialledModel:
+    """A model with dials: each response obeys its own."""
+
+    engine: Engine
+    control_format: ControlFormat
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The dials and what they mean."""
+        return self.control_format.attributes
+
+    def respond(
+        self,
+        messages: Conversation,
+        *,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        max_tokens: int = 128,
+        seed: int = 0,
+        **dials: float | None,
+    ) -> str:
+        """The response to a text or a conversation; `dials` in [0, 1] (`safety=0.75`), a missing one fully up.
+
+        Raises `DialError`, `InputError` (an empty or malformed conversation), `PromptTooLong`.
+        """
+        return self.respond_batch(
+            [(messages, dials)], temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed
+        )[0]
+
+    def respond_batch(
+        self,
+        items: Sequence[tuple[Conversation, Mapping[str, float | None]]],
+        *,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        max_tokens: int = 128,
+        seed: int = 0,
+    ) -> list[str]:
+        """The responses to several conversations, each with its own dials, generated together."""
+        requests = [
+            GenerationRequest(conversation(messages), self.control_format.resolve(dials)) for messages, dials in items
+        ]
+        sampling = Sampling(temperature, top_p, max_tokens)
+        return [each[0].text for each in self.engine.generate(requests, sampling, seed=seed)]
+
+
+def load(path: str | Path | None = None, *, method: str | None = None, device: str = "auto") -> DialledModel:
+    """The tuned model of a run directory, an exported one, or the packaged pocket model.
+
+    Of a run's tuned models `method` names one; without it, `exmate` or else the last. Raises `ModelError`.
+    """
+    folder = Path(resolve(_PACKAGED)) if path is None else Path(path)
+    if (folder / "config.json").is_file():
+        return _exported(folder, device)
+    with RunDirectory.open(folder, read_only=True) as run:
+        config = load_config(run.config_path)
+        model, _ = tuned_model(run, method)
+    policy = load_policy(str(model.resolve()), dtype=config.dtype, device=device)
+    engine = plugins.load("engines", "transformers").build(
+        policy, config.control_format, batch_tokens=config.batch_tokens
+    )
+    return DialledModel(engine, config.control_format)
+
+
+def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
+    """The folder and the name of one of a run's tuned models; raises `ModelError` where there is none."""
+    config = load_config(run.config_path)
+    tuned = {name.name: name for name in config.method_names if name.objective is not None and not name.reranking}
+    if not tuned or (method is not None and method not in tuned):
+        raise ModelError(
+            f"got the method {method!r}; this run's tuned models are {', '.join(tuned) or 'none'}",
+            hint="name one of those, or add an objective to `methods` and run again",
+        )
+    chosen = method or ("exmate" if "exmate" in tuned else list(tuned)[-1])
+    name = tuned[chosen]
+    assert name.objective is not None
+    return run.finished(stage_name(name.objective, variant_of(name, config))).path / "model", chosen
+
+
+def conversation(messages: Conversation) -> tuple[Message, ...]:
+    """Messages from a text, from dicts with `role` and `content`, or as they are. Raises `InputError`."""
+    if isinstance(messages, str):
+        turns = [Message("user", messages)]
+    else:
+        turns = [_turn(each) for each in messages]
+    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
+        raise InputError(
+            f"got a conversation of {len(turns)} turns that does not end in a user's text",
+            hint="end it with a user turn that is not empty",
+        )
+    return tuple(turns)
+
+
+def _turn(value: Any) -> Message:
+    if isinstance(value, Message):
+        return value
+    role, content = (value.get("role"), value.get("content")) if isinstance(value, Mapping) else (None, None)
+    if role not in _ROLES or not isinstance(content, str):
+        raise InputError(f"got the turn {value!r}", hint="a turn is {'role': 'user', 'content': '…'}")
+    return Message(role, content)
+
+
+def _exported(folder: Path, device: str) -> DialledModel:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        control_format = ControlFormat(
+            tuple(plugins.attribute(name) for name in card["attributes"]), tuple(card["levels"])
+        )
+        template = card["chat_template"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: its {CARD} cannot be read: {error}",
+            hint="give a run directory, or a folder that `rheostat export` wrote",
+        ) from error
+    policy = load_policy(str(folder.resolve()), device=device)
+    # In process the engine renders the control itself, over the template without dials.
+    policy.tokenizer.chat_template = template
+    engine = plugins.load("engines", "transformers").build(policy, control_format, batch_tokens=_BATCH_TOKENS)
+    return DialledModel(engine, control_format)

@@ -1,0 +1,85 @@
+"""Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from rheostat.config import RunConfig, load_config
+from rheostat.control_template import dialled_template
+from rheostat.dialled import CARD, tuned_model
+from rheostat.errors import StorageError
+from rheostat.figures import evaluations_of, figures
+from rheostat.models import quiet
+from rheostat.rundir import RunDirectory, environment
+from rheostat.scoring import OWN
+from rheostat.storage import storage_errors, write_json, write_text
+
+SCHEMA = 1
+
+
+def export(run: Path, to: Path, *, method: str | None = None) -> Path:
+    """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
+
+    Weights, tokenizer, the chat template with dials, `rheostat.json` (levels, calibration, versions) and a model
+    card with the measured control. Raises `StageMissing`, `ModelError`, `StorageError`.
+    """
+    with RunDirectory.open(run, read_only=True) as directory:
+        config = load_config(directory.config_path)
+        model, name = tuned_model(directory, method)
+        measured = figures(directory, config)["evaluations"] if evaluations_of(directory) else {}
+        calibration = json.loads((directory.finished("score").path / "calibration.json").read_text(encoding="utf-8"))
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
+    with storage_errors(to):
+        shutil.copytree(model, to, dirs_exist_ok=True)
+    with quiet():
+        template = AutoTokenizer.from_pretrained(str(to)).chat_template
+    control_format = config.control_format
+    write_text(to / "chat_template.jinja", dialled_template(template, control_format))
+    write_json(
+        to / CARD,
+        {
+            "schema": SCHEMA,
+            "attributes": list(control_format.names),
+            "words": {each.name: each.word for each in control_format.attributes},
+            "levels": list(control_format.levels),
+            "calibration": calibration[OWN],
+            "chat_template": template,
+            "base": config.model,
+            "method": name,
+            **environment(),
+        },
+    )
+    write_text(to / "README.md", model_card(config, name, measured))
+    return to
+
+
+def model_card(config: RunConfig, name: str, measured: dict[str, Any]) -> str:
+    """The model card: what the dials are, how to turn them, and how well they were measured to work."""
+    dials = config.control_format.attributes
+    example = ", ".join(f"{dial.name}={level}" for dial, level in zip(dials, (1.0, 0.75), strict=False))
+    lines = [
+        "---", "library_name: transformers", "tags: [rheostat, controllable-generation]", "---", "",
+        f"# {config.model} with dials", "",
+        f"Tuned by Rheostat's `{name}` from {config.model}. Each dial takes a number from 0 to 1:", "",
+        *(f"- `{dial.name}`: {dial.description} (0 {dial.low}, 1 {dial.high}; default 1)" for dial in dials), "",
+        "```python",
+        f"tokenizer.apply_chat_template(messages, add_generation_prompt=True, {example})",
+        "```", "",
+        "Over an OpenAI-style API: `extra_body={\"chat_template_kwargs\": {…}}` with the same names.", "",
+        "## Measured control", "",
+        "A dial is learned behaviour, not a guarantee. 95 % bootstrap intervals over held-out prompts; MP is the mean",
+        "correlation of requested and achieved level within a prompt, BT how often the highest level beats the lowest.", "",
+        "| evaluation | dial | MP | Err | BT |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for evaluation, methods in measured.items():
+        for dial, figure in methods[name]["attributes"].items():
+            cells = [
+                f"{figure[key]['value']:.2f} [{figure[key]['low']:.2f}, {figure[key]['high']:.2f}]"
+                for key in ("MP", "Err", "BT")
+            ]
+            lines.append(f"| {evaluation} | {dial} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
