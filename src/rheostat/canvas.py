@@ -27,7 +27,7 @@ Dashes = str | tuple[float, tuple[float, ...]]
 SCALE = matplotlib.colormaps["viridis"]
 """The colours of scores in [0, 1]; told apart in every kind of colour blindness, and in grey."""
 
-FINE, TEXT, TITLE = 7.0, 8.0, 9.0
+FINE, TEXT, TITLE = 7.5, 8.5, 9.5
 """Sizes of type, in points."""
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -203,7 +203,7 @@ def to_svg(picture: Figure, *, name: str, label: str) -> str:
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"font: ([^;\"']*?[0-9.]+px) [^;\"]*", r"font: \1 var(--font)", body)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", body)
     body = body.replace("xlink:href=", "href=")
     for key, colour in PAGE.named().items():
         body = body.replace(colour, f"var(--{key})")

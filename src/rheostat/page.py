@@ -129,7 +129,7 @@ def render(data: ReportData) -> str:
         tiles=report_tables.tiles(data.evaluation, data.attributes),
         tables=list(report_tables.main_tables(data.evaluation, data.attributes)),
         behaviour=list(report_tables.behaviour_tables(data.evaluation, data.attributes)),
-        marks={name: _svg(legend_mark(style), f"mark-{name}", name) for name, style in styles.items()},
+        mark=lambda name, place: _svg(legend_mark(styles[name]), f"mark-{place}-{name}", name),
         overview=[
             _captioned(panel, f"overview-{panel.title}", f"the {panel.title} dial, all methods")
             for panel in _overview(data, styles)

@@ -112,7 +112,7 @@ def lattice(first: Array, second: Array, *, style: MethodStyle, dials: Sequence[
         axes.plot(right[0, 0], up[0, 0], "o", color=colour, mfc=theme.card, markersize=6, zorder=4)
         _square(axes, theme, f"achieved {dials[1]}", f"achieved {dials[0]}", grid=False)
 
-    return Panel("where every control lands", SMALL, SMALL, draw)
+    return Panel("where controls land", SMALL, SMALL, draw)
 
 
 def front_of_methods(
@@ -136,17 +136,6 @@ def front_of_methods(
             axes.hlines(y.value, x.low, x.high, color=colour, linewidth=1.1, alpha=0.6, zorder=2)
             axes.vlines(x.value, y.low, y.high, color=colour, linewidth=1.1, alpha=0.6, zorder=2)
             axes.add_line(marked_line(styles[method], theme, x=[x.value], y=[y.value], size=7))
-            leftward = x.value > 0.65
-            axes.annotate(
-                method,
-                (x.value, y.value),
-                xytext=(-7 if leftward else 7, -10),
-                textcoords="offset points",
-                ha="right" if leftward else "left",
-                fontsize=TEXT,
-                color=theme.ink,
-                zorder=5,
-            )
         _square(axes, theme, *names, lowest=lowest)
 
     return Panel("methods", LARGE, LARGE, draw)
@@ -260,10 +249,11 @@ def legend_mark(style: MethodStyle) -> Panel:
 
 
 def _draw_front(axes: Axes, theme: Theme, points: Sequence[tuple[float, float]]) -> None:
-    """Join a Pareto front by the steps that bound what it beats."""
+    """The border of all that a Pareto front beats: steps through its points, out to both axes."""
     if points:
         x, y = zip(*sorted(points), strict=True)
-        axes.step(x, y, where="pre", color=theme.ink, linewidth=1.0, alpha=0.6, zorder=1)
+        steps = axes.step((-2, *x, x[-1]), (y[0], *y, -2), where="pre", color=theme.ink, linewidth=1.0, zorder=1)
+        steps[0].set_alpha(0.55)
 
 
 def _square(

@@ -64,7 +64,8 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     prompts = {prompt.id: prompt for prompt in collected.read(Prompt, prefix="optimization")}
     scored = run.finished("score")
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
-    distilled = run.finished(f"distil/{config.train.variant}")
+    variants = [name.variant or config.train.variant for name in config.method_names if name.objective]
+    distilled = run.finished(f"distil/{min(variants, default='moec')}")
     return ReportData(
         title=f"Dials for {config.model}",
         attributes=attributes,

@@ -33,7 +33,7 @@ from rheostat.errors import (
     StageMissing,
     StorageError,
 )
-from rheostat.stage import Stage
+from rheostat.stage import Stage as Stage
 from rheostat.storage import (
     TEMPORARY,
     read_object,

@@ -47,10 +47,7 @@ ALIKE = 0.7
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _LIST_NUMBER = re.compile(r"(?<!\S)\d+\s*[.)]")
 _STOP_WORDS = frozenset(
-    "a an and any are as at be before but by do for from go have he her here his how i if in instead is it its just "
-    "last like me my no not now of off on one or our out she should so some that the their them then there they "
-    "this to until up us we what when while who with would you your first next finally after begin end remember "
-    "always stay wise let could better".split()
+    ["a", "an", "and", "any", "are", "as", "at", "be", "before", "but", "by", "do", "for", "from", "go", "have", "he", "her", "here", "his", "how", "i", "if", "in", "instead", "is", "it", "its", "just", "last", "like", "me", "my", "no", "not", "now", "of", "off", "on", "one", "or", "our", "out", "she", "should", "so", "some", "that", "the", "their", "them", "then", "there", "they", "this", "to", "until", "up", "us", "we", "what", "when", "while", "who", "with", "would", "you", "your", "first", "next", "finally", "after", "begin", "end", "remember", "always", "stay", "wise", "let", "could", "better"]
 )
 
 

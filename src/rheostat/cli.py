@@ -1,0 +1,427 @@
+"""The command line: arguments only. Results go to standard output, logs and progress to standard error."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from rheostat.errors import InputError, RheostatError
+from rheostat.version import __version__
+
+if TYPE_CHECKING:
+    from rheostat.config import RunConfig
+    from rheostat.talk import Talker
+
+USER_ERROR = 2
+INTERRUPTED = 130
+DEFAULT_RECIPE = "pocket"
+
+
+class _Handler(logging.Handler):
+    """Log records as plain lines, above any progress bar of the same console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Group(TyperGroup):
+    """Commands whose user errors end in `error:`, `hint:` and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RheostatError as error:
+            if ctx.params.get("verbose"):
+                traceback.print_exc()
+            _complain(error)
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            _errors().print("interrupted; the same command takes up where it stopped", soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    name="rheostat",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Two dials, safety and helpfulness, for any chat model, turned per request.",
+)
+pocket_app = typer.Typer(no_args_is_help=True, help="The embedded pocket world.", rich_markup_mode=None)
+app.add_typer(pocket_app, name="pocket")
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a key of the recipe, for example train.epochs=2; repeatable."
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at a broken line of a prompt file instead of skipping it.")
+]
+Text = Annotated[
+    str, typer.Argument(metavar="TEXT", help="What to respond to; - reads it from standard input.")
+]
+FromRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", metavar="DIR", help="The run, or exported model, to use. [default: the packaged one]"
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", metavar="METHOD", help="Which tuned method of the run. [default: exmate]"),
+]
+Safety = Annotated[float | None, typer.Option(metavar="LEVEL", help="The safety dial, 0 to 1. [default: 1]")]
+Helpfulness = Annotated[
+    float | None, typer.Option(metavar="LEVEL", help="The helpfulness dial, 0 to 1. [default: 1]")
+]
+Dials = Annotated[
+    list[str] | None, typer.Option("--dial", metavar="NAME=LEVEL", help="Any other dial; repeatable.")
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system turn before it.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The seed of the sampling.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0, metavar="T", help="The sampling temperature; 0 is greedy.")
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", min=1, metavar="N", help="The longest answer, in tokens.")
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rheostat {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _global(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show more of the log, and tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    logger = logging.getLogger("rheostat")
+    for handler in list(logger.handlers):
+        if isinstance(handler, _Handler):
+            logger.removeHandler(handler)
+    logger.addHandler(_Handler(_errors()))
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+@app.command()
+def run(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A recipe: a YAML file, or the name of a packaged one.",
+            show_default=False,
+        ),
+    ] = DEFAULT_RECIPE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]"
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    strict: Strict = False,
+) -> None:
+    """Do all stages and print the table.
+
+    A run that was stopped takes up where it was; what has finished for the same recipe is not done again.
+    """
+    recipe = _recipe(config, overrides, strict=strict)
+    from rheostat import pipeline
+    from rheostat.progress import console_progress
+
+    outcome = pipeline.run(
+        recipe, out or Path("runs") / Path(config).stem, progress=console_progress(_errors())
+    )
+    _print_evaluation(outcome.evaluation)
+    typer.echo(f"Report: {outcome.report}")
+    typer.echo(f'Next:   rheostat compare "How do I patch a bicycle tyre?" --run {outcome.directory}')
+
+
+@app.command()
+def generate(
+    start: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CONFIG",
+            help="The run directory; with --out, the recipe to start it with.",
+            show_default=False,
+        ),
+    ] = DEFAULT_RECIPE,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Start a run in this directory.")
+    ] = None,
+    overrides: Overrides = None,
+    strict: Strict = False,
+) -> None:
+    """Self-generate responses to the training prompts."""
+    if out is None:
+        if overrides or strict:
+            raise InputError(
+                "got --set or --strict without --out, allowed is both only where a run is started",
+                hint="a run has its recipe already; start one with `rheostat generate CONFIG --out DIR`",
+            )
+        _stage("generate", Path(start))
+        return
+    recipe = _recipe(start, overrides, strict=strict)
+    from rheostat import pipeline
+    from rheostat.progress import console_progress
+
+    pipeline.start(recipe, out, progress=console_progress(_errors()))
+    typer.echo(f"Next: rheostat score {out}")
+
+
+@app.command()
+def score(run: RunPath) -> None:
+    """Score the responses, and calibrate the scores."""
+    _stage("score", run)
+
+
+@app.command()
+def distil(run: RunPath) -> None:
+    """Distil the scored responses into training examples."""
+    _stage("distil", run)
+
+
+@app.command()
+def train(run: RunPath) -> None:
+    """Fine-tune with every objective of the recipe."""
+    _stage("train", run)
+
+
+@app.command()
+def evaluate(run: RunPath) -> None:
+    """Evaluate every method, and print the table."""
+    _stage("evaluate", run)
+    import json
+
+    _print_evaluation(json.loads((run / "evaluation.json").read_bytes()))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write the report page and its pictures."""
+    _stage("report", run)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The model directory to write.")],
+    method: MethodOption = None,
+) -> None:
+    """Write a tuned model as a directory to serve.
+
+    It is an ordinary Hugging Face directory, whose chat template takes the dials.
+    """
+    from rheostat.export import export as write
+
+    write(run, to, method=method)
+    typer.echo(str(to))
+
+
+@app.command()
+def config(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A recipe: a YAML file, or the name of a packaged one.",
+            show_default=False,
+        ),
+    ] = DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print every key with its type, default and meaning instead.")
+    ] = False,
+) -> None:
+    """Print a recipe as it is resolved, all defaults filled in."""
+    from rheostat.config import describe_fields, load_config, to_yaml
+
+    if not describe:
+        typer.echo(to_yaml(load_config(recipe, overrides or [])), nl=False)
+        return
+    for path, kind, default, meaning in describe_fields():
+        typer.echo(f"{path}  ({kind}{f', default {default}' if default else ''})")
+        if meaning:
+            typer.echo(f"    {meaning}")
+
+
+@app.command()
+def respond(
+    text: Text,
+    safety: Safety = None,
+    helpfulness: Helpfulness = None,
+    dial: Dials = None,
+    run: FromRun = None,
+    method: MethodOption = None,
+    system: System = None,
+    seed: Seed = 0,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 128,
+) -> None:
+    """Answer once, at the levels of the dials."""
+    from rheostat.talk import Manner, answer, messages_of, parse_dials
+
+    dials = parse_dials(dial or [], safety=safety, helpfulness=helpfulness)
+    messages = messages_of(_text(text), system)
+    typer.echo(answer(_model(run, method), messages, dials, Manner(temperature, max_tokens, seed)))
+
+
+@app.command()
+def compare(
+    text: Text,
+    levels: Annotated[
+        str | None,
+        typer.Option("--levels", metavar="LEVELS", help="Levels of each dial, for example 0,0.25,1."),
+    ] = None,
+    run: FromRun = None,
+    method: MethodOption = None,
+    system: System = None,
+    seed: Seed = 0,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 128,
+) -> None:
+    """Show the answers across the dials as a table."""
+    from rheostat.talk import Manner, answer_grid, messages_of, parse_levels
+
+    chosen = parse_levels(levels) if levels is not None else None
+    messages = messages_of(_text(text), system)
+    answers = answer_grid(_model(run, method), messages, chosen, Manner(temperature, max_tokens, seed))
+    from rheostat.tables import answer_table, show
+
+    show(Console(), answer_table(answers))
+
+
+@app.command()
+def chat(
+    safety: Safety = None,
+    helpfulness: Helpfulness = None,
+    dial: Dials = None,
+    run: FromRun = None,
+    method: MethodOption = None,
+    system: System = None,
+    seed: Seed = 0,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 128,
+) -> None:
+    """Talk, and turn the dials while you talk.
+
+    /safety 0.5 turns a dial, /dials shows them, /reset forgets the conversation, /quit leaves.
+    """
+    from rheostat.talk import HELP, Conversation, Manner, converse, parse_dials
+
+    dials = parse_dials(dial or [], safety=safety, helpfulness=helpfulness)
+    conversation = Conversation(
+        _model(run, method), Manner(temperature, max_tokens, seed), dials, system=system
+    )
+    console = _errors()
+
+    def note(line: str) -> None:
+        console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
+
+    note(f"{HELP}\n\n{conversation.show_dials()}")
+    converse(conversation, _spoken(), reply=typer.echo, note=note, fault=_complain)
+
+
+@pocket_app.command("build")
+def pocket_build(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the weights go.")] = Path(
+        "pocket-weights"
+    ),
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The seed of everything.")] = 0,
+) -> None:
+    """Make the pocket world's models from nothing.
+
+    It takes about half an hour on two cores.
+    """
+    from rheostat.pocket.build import build
+
+    build(out, seed=seed)
+    typer.echo(str(out))
+
+
+def _stage(name: Literal["generate", "score", "distil", "train", "evaluate", "report"], run: Path) -> None:
+    from rheostat import pipeline
+    from rheostat.progress import console_progress
+
+    outcome = pipeline.stage(name, run, progress=console_progress(_errors()))
+    if outcome is not None:
+        typer.echo(str(outcome.report))
+
+
+def _recipe(source: str, overrides: Sequence[str] | None, *, strict: bool) -> "RunConfig":
+    from rheostat.config import load_config
+
+    return load_config(source, [*(overrides or []), *(["prompts.strict=true"] if strict else [])])
+
+
+def _model(path: Path | None, method: str | None) -> "Talker":
+    import rheostat
+
+    model: Talker = rheostat.load(path, method=method)
+    return model
+
+
+def _text(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _spoken() -> Iterator[str]:
+    """The user's lines: edited at a terminal, read as they are elsewhere."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  gives `input` its line editing
+
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    from rheostat.tables import evaluation_tables, show
+
+    console = Console()
+    for table in evaluation_tables(evaluation):
+        show(console, table)
+
+
+def _complain(error: RheostatError) -> None:
+    console = _errors()
+    for word, text, style in (("error", error.message, "bold red"), ("hint", error.hint, "bold cyan")):
+        console.print(f"{word}:", style=style, end=" ")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _errors() -> Console:
+    return Console(stderr=True)

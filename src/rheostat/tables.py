@@ -1,0 +1,119 @@
+"""Tables for a terminal: the figures of a run, and answers across the dials."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from rheostat.metrics import Interval
+from rheostat.records import Control
+from rheostat.report_tables import METRICS, interval_of, number
+
+
+def evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+    """The figures of evaluation.json: a table an evaluation and scorer, a row a method and dial.
+
+    A figure is followed by half the width of its 95 % interval; the best of a column, dial by dial, is bold.
+    The cross-effect of a dial's row is the largest effect of another dial on it.
+    """
+    for name, methods in evaluation["evaluations"].items():
+        scorers = list(
+            dict.fromkeys(scorer for entry in methods.values() for scorer in entry.get("scorers", {}))
+        )
+        for scorer in scorers:
+            entries = {method: {**entry, **entry["scorers"][scorer]} for method, entry in methods.items()}
+            yield _evaluation_table(f"{name} evaluation, scored by {scorer}", entries)
+        if not scorers and methods:
+            yield _evaluation_table(f"{name} evaluation", methods)
+
+
+def answer_table(answers: Sequence[tuple[Control, str]]) -> Table:
+    """Answers across the dials: a grid of two dials, the first across; otherwise a row an answer."""
+    names = list(answers[0][0])
+    if len(names) != 2:
+        table = Table(*names, "answer", box=box.SIMPLE_HEAD, show_lines=True)
+        for control, answer in answers:
+            table.add_row(*(f"{control[name]:g}" for name in names), Text(answer))
+        return table
+    across, down = names
+    columns = sorted({control[across] for control, _ in answers})
+    cells = {(control[across], control[down]): answer for control, answer in answers}
+    table = Table(box=box.ROUNDED, show_lines=True)
+    table.add_column(f"{down} ↓", justify="right", no_wrap=True)
+    for level in columns:
+        table.add_column(f"{across} {level:g}", ratio=1)
+    for level in sorted({control[down] for control, _ in answers}, reverse=True):
+        table.add_row(f"{level:g}", *(Text(cells.get((column, level), "")) for column in columns))
+    return table
+
+
+def show(console: Console, renderable: RenderableType) -> None:
+    """Print; where the console is no terminal, as wide as it needs to be."""
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    wide = console.options.update(max_width=10_000, width=10_000)
+    width = Measurement.get(console, wide, renderable).maximum
+    console.print(renderable, width=max(width, 20), crop=False, no_wrap=True)
+
+
+def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(
+        title=f"{title[:1].upper()}{title[1:]}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    table.add_column("method")
+    table.add_column("dial")
+    for metric, better in METRICS:
+        table.add_column(f"{metric} {'↑' if better == 'higher' else '↓'}", justify="right", no_wrap=True)
+    table.add_column("cross", justify="right", no_wrap=True)
+    table.add_column("fluency", justify="right", no_wrap=True)
+    best = _best(methods)
+    for place, (method, entry) in enumerate(methods.items()):
+        if place:
+            table.add_section()
+        for row, (dial, figures) in enumerate(entry["attributes"].items()):
+            cells = [_figure(interval_of(figures[metric]), best.get((dial, metric))) for metric, _ in METRICS]
+            fluency = interval_of(entry.get("fluency")) if row == 0 else None
+            table.add_row(
+                method if row == 0 else "",
+                dial,
+                *cells,
+                _cross_effect(entry, dial),
+                "" if row else number(fluency.value if fluency else None),
+            )
+    return table
+
+
+def _best(methods: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Per dial and metric the best figure as shown: methods that look equal are equally best."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for entry in methods.values():
+        for dial, figures in entry["attributes"].items():
+            for metric, _ in METRICS:
+                figure = interval_of(figures[metric])
+                if figure is not None:
+                    values.setdefault((dial, metric), []).append(figure.value)
+    better = dict(METRICS)
+    return {key: number((max if better[key[1]] == "higher" else min)(found)) for key, found in values.items()}
+
+
+def _figure(figure: Interval | None, best: str | None) -> Text:
+    if figure is None:
+        return Text("–")
+    value = number(figure.value)
+    text = Text(value, style="bold" if value == best else "")
+    half = number((figure.high - figure.low) / 2)
+    return text.append(f" ±{half.removeprefix('0')}", style="dim not bold")
+
+
+def _cross_effect(entry: Mapping[str, Any], dial: str) -> str:
+    effects = [
+        effect.value
+        for key, figure in entry.get("cross_effect", {}).items()
+        if key.startswith(f"{dial}_by_") and (effect := interval_of(figure)) is not None
+    ]
+    return number(max(effects, key=abs)) if effects else "–"

@@ -1,0 +1,64 @@
+"""The house's rules: imports go down, stages do not meet, the doors are what they say."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rheostat
+from rheostat import plugins
+from rheostat.errors import PluginNotFound
+
+SOURCE = Path(rheostat.__file__).parent
+STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "reporting", "export"}
+PURE = {"control", "control_template", "calibration", "metrics", "grid", "counterfactual", "training_plan"}
+IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rheostat"):
+            found.add(node.module.removeprefix("rheostat").removeprefix("."))
+            found |= {alias.name for alias in node.names if node.module == "rheostat"}
+    return {name.split(".")[0] for name in found if name}
+
+
+@pytest.mark.parametrize("stage", sorted({"collect", "generate", "score", "distil", "train"}))
+def test_stages_do_not_import_each_other(stage: str) -> None:
+    assert not imports(SOURCE / f"{stage}.py") & (STAGES - {stage})
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_the_mathematics_is_pure(module: str) -> None:
+    assert not imports(SOURCE / f"{module}.py") & IMPURE
+
+
+def test_the_public_names_are_exact() -> None:
+    assert rheostat.__all__ == ["DialledModel", "__version__", "load"]
+    assert all(hasattr(rheostat, name) for name in rheostat.__all__)
+
+
+def test_importing_rheostat_loads_no_torch() -> None:
+    code = "import sys, rheostat, rheostat.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["attributes", "rewards", "objectives", "methods", "engines"])
+def test_every_plugin_file_loads_and_has_its_entry(kind: plugins.Kind) -> None:
+    entry = {"attributes": "ATTRIBUTE", "objectives": "loss"}.get(kind, "build")
+    names = plugins.available(kind)
+    assert names
+    assert all(hasattr(plugins.load(kind, name), entry) for name in names)
+
+
+def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(PluginNotFound, match="did you mean 'exmate'"):
+        plugins.load("objectives", "exmatte")
+
+
+def test_every_stage_file_is_a_room() -> None:
+    long = {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 500}
+    assert not long

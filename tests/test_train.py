@@ -1,0 +1,122 @@
+"""Training on the packaged pocket model: equal to a slow twin, resumed equal to uninterrupted."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rheostat import plugins
+from rheostat.config import RunConfig, load_config
+from rheostat.logprobs import TokenRow, pad_rows, response_logprobs, sum_logprobs
+from rheostat.models import Policy, load_policy
+from rheostat.records import Example, Message
+from rheostat.train import ExampleBatches, ObjectiveTrainer, fine_tune, objective_inputs
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy("pocket:chat")
+
+
+def examples(count: int = 12) -> list[Example]:
+    made = []
+    for index in range(count):
+        control = {"helpfulness": 0.25 * (index % 5), "safety": 0.25 * (index // 2 % 5)}
+        messages = (Message("user", f"How do I boil {index // 2} eggs?"),)
+        made.append(Example(f"p{index // 2}", messages, control, f"First, boil egg {index}. " * (1 + index % 3), control))
+    return made
+
+
+def config(**train: object) -> RunConfig:
+    return load_config("pocket", [f"train.{key}={value}" for key, value in {"batch_size": 4, **train}.items()])
+
+
+def test_response_logprobs_equal_those_of_full_logits(policy: Policy) -> None:
+    rows = [TokenRow([1, 5, 6], [7, 8, 2]), TokenRow([1, 9], [10, 2]), TokenRow([1], [11, 12, 13, 14, 2])]
+    batch = pad_rows(rows, pad_id=0)
+    with torch.no_grad():
+        found = response_logprobs(policy.model, **batch)
+        logits = policy.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    mask = batch["response_mask"][:, 1:].bool()
+    torch.testing.assert_close(found.values[mask], expected[mask], atol=1e-4, rtol=1e-4)
+    assert found.mask.sum(-1).tolist() == [3, 2, 5]
+    assert (found.values[~mask] == 0).all()
+
+
+def test_batched_sums_equal_single_ones(policy: Policy) -> None:
+    rows = [TokenRow([1, *range(20, 20 + index)], [*range(40, 43 + index), 2]) for index in range(1, 9)]
+    together = sum_logprobs(policy.model, rows, pad_id=0, batch_tokens=60)
+    alone = [sum_logprobs(policy.model, [row], pad_id=0, batch_tokens=10_000)[0] for row in rows]
+    assert together == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize("objective", plugins.available("objectives"))
+def test_the_output_layer_sees_response_positions_only(policy: Policy, objective: str) -> None:
+    module = plugins.load("objectives", objective)
+    chosen = config()
+    batches = ExampleBatches(policy, examples(), chosen.control_format, chosen, objective=module)  # type: ignore[arg-type]
+    batch = batches[0]
+    seen: list[int] = []
+    layer = policy.model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda _, __, output: seen.append(output.shape[0]))
+    inputs = objective_inputs(policy.model, batch)
+    handle.remove()
+    assert seen == [int(batch["response_mask"].sum())]
+    assert len(inputs.factual.values) == 4
+    assert (inputs.counterfactual is not None) == module.NEEDS_COUNTERFACTUAL
+    assert torch.isfinite(module.loss(inputs, module.OPTIONS()).total)
+
+
+def weights(policy: Policy) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in policy.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("objective", ["clm", "exmate"])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(epochs=4, save_steps=3, warmup_ratio=0.0)
+    whole = load_policy("pocket:chat")
+    fine_tune(whole, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "a")
+    killed = load_policy("pocket:chat")
+    loss = ObjectiveTrainer.compute_loss
+    calls = 0
+
+    def dies(self: ObjectiveTrainer, *arguments: object, **keywords: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return loss(self, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ObjectiveTrainer, "compute_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(killed, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "b")
+    monkeypatch.undo()
+    (tmp_path / "b" / "checkpoint-9").mkdir()
+    resumed = load_policy("pocket:chat")
+    fine_tune(resumed, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "b")
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+def test_training_lowers_the_loss_and_says_so(tmp_path: Path) -> None:
+    policy = load_policy("pocket:chat")
+    figures = fine_tune(
+        policy, examples(), objective="exmate", config=config(epochs=14), checkpoints=tmp_path
+    )
+    log = figures["log"]
+    assert figures["steps"] == 42
+    assert log[-1]["nll"] < 0.5 * log[0]["nll"]
+    assert {"nll", "penalty", "counterfactual_nll", "learning_rate"} <= set(log[0])
+
+
+def test_lora_trains_and_merges(tmp_path: Path) -> None:
+    policy = load_policy("pocket:chat")
+    before = weights(policy)
+    chosen = config(epochs=2, lora="{rank: 4}")
+    fine_tune(policy, examples(), objective="clm", config=chosen, checkpoints=tmp_path)
+    after = weights(policy)
+    assert set(after) == set(before)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
