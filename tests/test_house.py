@@ -12,7 +12,7 @@ from rheostat import plugins
 from rheostat.errors import PluginNotFound
 
 SOURCE = Path(rheostat.__file__).parent
-STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "reporting", "export"}
+STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export"}
 PURE = {"control", "control_template", "calibration", "metrics", "grid", "counterfactual", "training_plan"}
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

@@ -17,8 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat import calibration, metrics, report_tables
-from rheostat.canvas import DARK, LIGHT, PAGE, Array, Panel, figure, ink_on, method_styles, score_colour
-from rheostat.canvas import to_png, to_svg
+from rheostat.canvas import (
+    DARK,
+    LIGHT,
+    PAGE,
+    Array,
+    Panel,
+    figure,
+    ink_on,
+    method_styles,
+    score_colour,
+    to_png,
+    to_svg,
+)
 from rheostat.grid import Grid
 from rheostat.metrics import Interval, LevelPoint
 from rheostat.page import Answer, ExampleGrid, ReportData, pictures, render, visible
@@ -49,7 +60,9 @@ def synthetic_grid(gain: float, attributes: Sequence[str], *, prompts: int, seed
     own = gain * (requested - 0.5)
     other = 0.08 * gain * (requested[..., ::-1] - 0.5)
     habit = np.linspace(0.66, 0.72, len(attributes)) * (1 - gain) + 0.5 * gain
-    noise = generator.normal(0, 0.12, requested.shape) + generator.normal(0, 0.08, (prompts, 1, len(attributes)))
+    noise = generator.normal(0, 0.12, requested.shape) + generator.normal(
+        0, 0.08, (prompts, 1, len(attributes))
+    )
     return Grid(tuple(attributes), LEVELS, requested, np.clip(habit + own + other + noise, 0, 1))
 
 
@@ -100,7 +113,11 @@ def synthetic_data(
     count = len(attributes)
     pool = np.clip(generator.beta(5, 2, (4000, count)) + 0.1 * generator.normal(size=(4000, 1)), 0, 1)
     kept = generator.beta(0.45, 0.45, (700, count))
-    text = answer if answer is not None else "First turn off the water under the sink. Then unscrew the cap. " * 4
+    text = (
+        answer
+        if answer is not None
+        else "First turn off the water under the sink. Then unscrew the cap. " * 4
+    )
     return ReportData(
         title="Dials for pocket:chat",
         attributes=tuple(attributes),
@@ -127,7 +144,11 @@ def synthetic_data(
                 prompt,
                 {
                     cell: Answer(
-                        text, {name: float(np.clip(level, 0.02, 0.98)) for name, level in zip(attributes, cell, strict=True)}
+                        text,
+                        {
+                            name: float(np.clip(level, 0.02, 0.98))
+                            for name, level in zip(attributes, cell, strict=True)
+                        },
                     )
                     for cell in product(LEVELS, repeat=count)
                 },
@@ -201,7 +222,7 @@ def png_size(content: bytes) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def data() -> ReportData:
-    return synthetic_data(methods=("base", "prompting", "exmate"))
+    return synthetic_data(methods=("base", "exmate"))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +241,17 @@ def test_page_loads_nothing_and_runs_nothing(page: str) -> None:
     assert all(reference.startswith("#") for reference in parsed.references), parsed.references
     known = set(parsed.identifiers)
     assert {reference[1:] for reference in parsed.references} <= known
-    assert not parsed.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "image", "foreignobject"}
+    assert not parsed.tags & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "image",
+        "foreignobject",
+    }
     for target in re.findall(r"url\(([^)]*)\)", page):
         assert target.strip("\"'").startswith("#") and target.strip("\"'")[1:] in known
     assert "http://" not in page and "https://" not in page and "@import" not in page
@@ -233,7 +264,7 @@ def test_page_has_every_method_attribute_and_section(data: ReportData, page: str
         assert name in text, name
     for section in ("table", "curves", "front", "scores", "examples", "costs", "behaviour", "configuration"):
         assert f'<section id="{section}">' in page
-    assert page.count('class="picture"') == 3 * 3 + 2 + 3 * 5 + 2 + 2
+    assert page.count('class="picture"') == 2 * 3 + 2 + 2 * 5 + 2 + 2
     assert "3 broken lines" in text and "rheostat" in text and "model: pocket:chat" in text
     assert "viewport" in page and "prefers-color-scheme: dark" in page
 
@@ -246,7 +277,9 @@ def test_every_stand_in_colour_is_replaced(page: str) -> None:
 
 def test_untrusted_text_stays_text() -> None:
     hostile = synthetic_data(methods=("base", "exmate"), prompts=4, prompt=HOSTILE, answer=HOSTILE)
-    hostile = replace(hostile, title=HOSTILE, config_yaml=HOSTILE, environment={"x": HOSTILE}, notes=(HOSTILE,))
+    hostile = replace(
+        hostile, title=HOSTILE, config_yaml=HOSTILE, environment={"x": HOSTILE}, notes=(HOSTILE,)
+    )
     page = render(hostile)
     parsed = parse(page)
     assert "script" not in parsed.tags
@@ -286,24 +319,28 @@ def test_three_attributes_show_the_first_two_and_say_so() -> None:
 def test_a_run_without_generalization_or_examples(data: ReportData) -> None:
     only = {"optimization": data.evaluation["evaluations"]["optimization"]}
     lonely = replace(data, evaluation={**data.evaluation, "evaluations": only}, examples=(), counts={})
+    assert len(list(report_tables.main_tables(lonely.evaluation, lonely.attributes))) == 1
     page = render(lonely)
     parse(page)
     assert "Generalization evaluation" not in page and "no examples" in page
 
 
-def test_pictures_are_valid_files_and_the_same_twice(data: ReportData) -> None:
+def test_pictures_are_valid_files(data: ReportData) -> None:
     drawn = pictures(data)
-    assert set(drawn) == {
-        "curves.png", "dials.png", "dials-dark.png", "heat-maps.png", "lattices.png", "pareto.png", "scores.png",
-    }  # fmt: skip
+    names = ("curves", "dials", "dials-dark", "heat-maps", "lattices", "pareto", "scores")
+    assert set(drawn) == {f"{name}.png" for name in names}
     for name, content in drawn.items():
         width, height = png_size(content)
         assert width > 300 and height > 200, name
-    assert pictures(data)["dials.png"] == drawn["dials.png"]
 
 
-def test_page_is_the_same_twice(data: ReportData, page: str) -> None:
-    assert render(data) == page
+def test_a_picture_is_the_same_twice() -> None:
+    def draw() -> tuple[bytes, str]:
+        panel = score_histogram(np.array([[0.2, 0.9], [0.4, 0.1]]), dials=("a", "b"), title="two")
+        png = to_png(figure([[panel]], theme=LIGHT), dots_per_inch=40)
+        return png, to_svg(figure([[panel]], theme=PAGE), name="two", label="two")
+
+    assert draw() == draw()
 
 
 def test_panels_take_the_least_that_can_be() -> None:
@@ -317,9 +354,14 @@ def test_panels_take_the_least_that_can_be() -> None:
         heat_map(one, attribute="safety", levels=(0.5,), dials=("helpfulness", "safety")),
         lattice(one, one, style=styles["exmate"], dials=("helpfulness", "safety")),
         front_of_methods(
-            {"exmate": (Interval(-0.2, -0.3, 0.0), Interval(0.9, 0.8, 1.0))}, [True], styles=styles, names=("x", "y")
+            {"exmate": (Interval(-0.2, -0.3, 0.0), Interval(0.9, 0.8, 1.0))},
+            [True],
+            styles=styles,
+            names=("x", "y"),
         ),
-        front_of_controls({"exmate": np.array([[0.2, 0.4]])}, np.empty((0, 2)), styles=styles, dials=("a", "b")),
+        front_of_controls(
+            {"exmate": np.array([[0.2, 0.4]])}, np.empty((0, 2)), styles=styles, dials=("a", "b")
+        ),
         score_histogram(np.empty((0, 2)), dials=("a", "b"), title="none"),
         score_histogram(np.array([[0.5]]), dials=("a",), title="one"),
         legend_mark(styles["exmate"]),
@@ -334,7 +376,12 @@ def test_panels_take_the_least_that_can_be() -> None:
 def test_dials_picture_with_one_method_and_one_dial() -> None:
     curve = [LevelPoint(level, Interval(level, level, level)) for level in LEVELS]
     picture = dials(
-        {"safety": {"exmate": curve}}, {}, method="exmate", levels=LEVELS, methods=["base", "exmate"], theme=DARK
+        {"safety": {"exmate": curve}},
+        {},
+        method="exmate",
+        levels=LEVELS,
+        methods=["base", "exmate"],
+        theme=DARK,
     )
     assert len(picture.axes) == 1
     png_size(to_png(picture, dots_per_inch=40))
@@ -397,7 +444,9 @@ def made_up(mp: float, bt_low: float) -> dict[str, Any]:
 
 def test_headline_names_the_best_method_and_its_rival() -> None:
     """MP 0.8 beats 0.1; BT 0.9 is 90 % of pairs."""
-    evaluation = {"evaluations": {"optimization": {"prompting": made_up(0.1, 0.6), "clm": made_up(0.8, 0.85)}}}
+    evaluation = {
+        "evaluations": {"optimization": {"prompting": made_up(0.1, 0.6), "clm": made_up(0.8, 0.85)}}
+    }
     assert report_tables.best_method(evaluation, ["safety"]) == "clm"
     assert report_tables.headline(evaluation, ["safety"]) == (
         "clm moves the dial, and does it best. It reaches MP 0.80 (0.75 to 0.85) for safety; turned from its "
@@ -414,13 +463,11 @@ def test_headline_admits_a_dial_that_does_not_move() -> None:
 def test_best_of_a_column_is_highest_but_for_err(data: ReportData) -> None:
     table = next(iter(report_tables.main_tables(data.evaluation, data.attributes)))
     methods = data.evaluation["evaluations"]["optimization"]
-    column = 0
-    for attribute, (metric, better) in product(data.attributes, report_tables.METRICS):
+    for column, (attribute, (metric, better)) in enumerate(product(data.attributes, report_tables.METRICS)):
         values = {name: methods[name]["attributes"][attribute][metric]["value"] for name in methods}
-        best = (max if better == "higher" else min)(values, key=lambda name: values[name])
-        marked = [name for name, cells in table.rows if cells[column].is_best]
-        assert best in marked and all(values[name] == values[best] for name in marked)
-        column += 1
+        best = max(values.values()) if better == "higher" else min(values.values())
+        marked = {name for name, cells in table.rows if cells[column].is_best}
+        assert marked == {name for name, value in values.items() if value == best}
 
 
 def test_a_run_without_judges_says_who_scored(data: ReportData) -> None:

@@ -60,7 +60,7 @@ def contents(stage: Stage) -> dict[str, bytes]:
 
 
 def test_content_key_by_hand() -> None:
-    """Each id is preceded by its length in 8 bytes: "ab" is 0,0,0,0,0,0,0,2,a,b, so ("ab",) is not ("a", "b")."""
+    """Each id follows its length in 8 bytes: "ab" is 0,0,0,0,0,0,0,2,a,b, so ("ab",) is not ("a", "b")."""
     import hashlib
 
     assert content_key(["ab"]) == hashlib.sha256(b"\0\0\0\0\0\0\0\x02ab").hexdigest()
@@ -244,7 +244,7 @@ def test_full_disk(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, code: int
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(StorageError, match="the disk is full") as caught:
             compute(stage, Worker())
     assert "free some space" in caught.value.hint
@@ -373,7 +373,7 @@ with RunDirectory.open(sys.argv[1], create=True) as run:
 
 
 def test_two_processes_and_a_kill(tmp_path: Path) -> None:
-    """While another process holds the run it is busy; killed with SIGKILL, it leaves whole shards and no lock."""
+    """While another process holds the run it is busy; killed, it leaves whole shards and no lock."""
     path = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

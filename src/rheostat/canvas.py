@@ -1,8 +1,8 @@
 """What the report's pictures are drawn on: colours, panels, and the way to a PNG or SVG file.
 
 A `Panel` knows its size and how to draw itself on a pair of axes in the colours of a `Theme`. `figure` lays
-panels out in rows; `to_png` and `to_svg` turn the figure into a file. On the page, colours are CSS variables, so
-that one picture serves light and dark mode; in a PNG they are those of `LIGHT` or `DARK`.
+panels out in rows; `to_png` and `to_svg` turn the figure into a file. On the page, colours are CSS
+variables, so that one picture serves light and dark mode; in a PNG they are those of `LIGHT` or `DARK`.
 
 Only matplotlib's object interface is used: no pyplot, no current figure, nothing left behind.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -57,8 +58,8 @@ class Theme:
         }
 
 
-# The hues are Okabe and Ito's, which every common kind of colour blindness tells apart: darker on white, lighter
-# on black.
+# The hues are Okabe and Ito's, which every common kind of colour blindness tells apart: darker on white,
+# lighter on black.
 LIGHT = Theme(
     ink="#1d2330",
     muted="#667085",
@@ -90,7 +91,7 @@ class MethodStyle:
 
 
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
-    """A style per method: what stands before the first `+` gives colour and marker, what follows the dashes."""
+    """A style per method: the part before the first `+` gives colour and marker, what follows the dashes."""
     heads = list(dict.fromkeys(name.partition("+")[0] for name in methods))
     others = [head for head in heads if head != "base"]
     endings = list(dict.fromkeys(["", *(name.partition("+")[2] for name in methods)]))
@@ -131,7 +132,9 @@ def figure(
     entries = min(len(legend), max(2, int(sum(widths) / 1.5))) if legend else 1
     legend_height = 0.26 * -(-len(legend) // entries) if legend else 0.0
     picture = Figure(
-        figsize=(sum(widths), sum(heights) + legend_height), layout="constrained", facecolor=theme.card
+        figsize=(sum(widths), sum(heights) + legend_height),
+        layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02),
+        facecolor=theme.card,
     )
     grid = picture.add_gridspec(len(rows), len(widths), width_ratios=widths, height_ratios=heights)
     for row_index, row in enumerate(rows):
@@ -191,8 +194,8 @@ def to_png(picture: Figure, *, dots_per_inch: int = 160) -> bytes:
 def to_svg(picture: Figure, *, name: str, label: str) -> str:
     """A figure drawn in `PAGE` as an inline `<svg>` that takes its colours and its font from the page.
 
-    `name` keeps its identifiers apart from those of the page's other pictures; `label` is read out to those who
-    cannot see it. Nothing in it refers to anything outside.
+    `name` keeps its identifiers apart from those of the page's other pictures; `label` is read out to those
+    who cannot see it. Nothing in it refers to anything outside.
     """
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

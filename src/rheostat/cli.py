@@ -317,7 +317,7 @@ def compare(
     answers = answer_grid(_model(run, method), messages, chosen, Manner(temperature, max_tokens, seed))
     from rheostat.tables import answer_table, show
 
-    show(Console(), answer_table(answers))
+    show(answer_table(answers))
 
 
 @app.command()
@@ -411,9 +411,8 @@ def _spoken() -> Iterator[str]:
 def _print_evaluation(evaluation: dict[str, Any]) -> None:
     from rheostat.tables import evaluation_tables, show
 
-    console = Console()
     for table in evaluation_tables(evaluation):
-        show(console, table)
+        show(table)
 
 
 def _complain(error: RheostatError) -> None:

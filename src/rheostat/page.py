@@ -1,7 +1,8 @@
 """The report's page and pictures, made of plain data.
 
-`render` gives one self-contained page, `pictures` the same pictures as PNG files; both are pure. Prompts and responses are untrusted text: the page escapes them, isolates their writing
-direction, makes control characters visible, and forbids itself by policy to load anything or to run a script.
+`render` gives one self-contained page, `pictures` the same pictures as PNG files; both are pure. Prompts and
+responses are untrusted text: the page escapes them, isolates their writing direction, makes control
+characters visible, and forbids itself by policy to load anything or to run a script.
 """
 
 import unicodedata
@@ -56,7 +57,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ExampleGrid:
-    """One prompt answered across the grid; a key of `answers` holds a level per attribute, in the run's order."""
+    """A prompt answered across the grid; keys of `answers` hold a level an attribute, in the run's order."""
 
     prompt: str
     answers: Mapping[tuple[float, ...], Answer]
@@ -64,14 +65,15 @@ class ExampleGrid:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """All that the report shows. Method names are the keys of `evaluation`, attribute names those of the dials.
+    """All that the report shows.
 
-    - `evaluation`: the content of evaluation.json; `prompts`: how many each of its evaluations used.
-    - `level_curves`, `heat_maps`: by method, then attribute, in the optimization evaluation; a heat map has an
-      axis of `levels` for each attribute, in the order of `attributes`.
+    - `evaluation`: the content of evaluation.json, whose method and attribute names are used throughout;
+      `prompts`: how many each of its evaluations used.
+    - `level_curves`, `heat_maps`: by method, then attribute, in the optimization evaluation; a heat map has
+      an axis of `levels` for each attribute, in the order of `attributes`.
     - `pool` and `kept` `(n, attributes)`: calibrated scores of all self-generated responses, and of the
       examples that distillation kept; `counts` are its own figures, by name.
-    - `examples`: answers of the method `examples_method`.
+    - `examples`: answers of `examples_method`, the method that is shown as the product.
     - `stage_seconds`: how long each stage took.
     - `notes`: what the reader should know beside, a sentence each (skipped prompts, for example).
     """
@@ -153,75 +155,65 @@ def render(data: ReportData) -> str:
 def pictures(data: ReportData) -> dict[str, bytes]:
     """The report's pictures as PNG files, by file name."""
     styles = method_styles(data.methods)
-    best = report_tables.best_method(data.evaluation, data.attributes)
     curves = [
         [
-            _titled(level_curve({name: points}, attribute=attribute, styles=styles), f"{name}: {attribute}")
+            _titled(level_curve({name: data.level_curves[name][each]}, attribute=each, styles=styles), name)
             for name in data.methods
-            if (points := data.level_curves.get(name, {}).get(attribute))
         ]
-        for attribute in data.attributes
+        for each in data.attributes
     ]
     grids = [
-        [
-            _titled(_heat_map(data, name, attribute), f"{name}: {attribute}")
-            for name in data.methods
-            if attribute in data.heat_maps.get(name, {})
-        ]
-        for attribute in data.plane
+        [_titled(_heat_map(data, name, each), f"{name}: {each}") for name in data.methods]
+        for each in data.plane
     ]
     sheets = {
-        "curves.png": figure([row for row in curves if row], theme=LIGHT),
-        "heat-maps.png": figure([row for row in grids if row], theme=LIGHT),
+        "curves.png": figure(curves, theme=LIGHT),
+        "heat-maps.png": figure(grids, theme=LIGHT),
         "scores.png": figure([_histograms(data)], theme=LIGHT),
     }
     for name, theme in (("dials.png", LIGHT), ("dials-dark.png", DARK)):
         sheets[name] = dials(
-            _by_attribute(data),
-            {attribute: _on_plane(data, best, attribute) for attribute in data.plane},
-            method=best,
+            _by_attribute(data, [name for name in data.methods if "+" not in name] or data.methods),
+            {each: _on_plane(data, data.examples_method, each) for each in data.plane},
+            method=data.examples_method,
             levels=data.levels,
             methods=data.methods,
             theme=theme,
         )
     if len(data.plane) > 1:
-        lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.heat_maps]
+        lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.methods]
         sheets["lattices.png"] = figure([lattices], theme=LIGHT)
         sheets["pareto.png"] = figure([_fronts(data, styles)], theme=LIGHT, legend=styles)
     return {name: to_png(sheet) for name, sheet in sorted(sheets.items())}
 
 
 def visible(text: str) -> str:
-    """`text` with control characters and lone surrogates shown as � and nothing left that HTML cannot carry."""
+    """`text` with control characters and lone surrogates shown as �: HTML can carry all the rest."""
     return "".join(
         "\ufffd" if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" else character
         for character in text.replace("\r\n", "\n")
     )
 
 
-def _by_attribute(data: ReportData) -> dict[str, dict[str, Sequence[LevelPoint]]]:
-    return {
-        attribute: {name: curves[attribute] for name, curves in data.level_curves.items()}
-        for attribute in data.attributes
-    }
+def _by_attribute(data: ReportData, methods: Sequence[str]) -> dict[str, dict[str, Sequence[LevelPoint]]]:
+    return {each: {name: data.level_curves[name][each] for name in methods} for each in data.attributes}
 
 
 def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:
     return [
         level_curve(curves, attribute=attribute, styles=styles, size=MIDDLE)
-        for attribute, curves in _by_attribute(data).items()
+        for attribute, curves in _by_attribute(data, data.methods).items()
     ]
 
 
 def _method_panels(data: ReportData, name: str, style: MethodStyle) -> list[dict[str, str]]:
     panels = [
         _titled(level_curve({name: curve}, attribute=attribute, styles={name: style}), f"{attribute} dial")
-        for attribute, curve in data.level_curves.get(name, {}).items()
+        for attribute, curve in data.level_curves[name].items()
     ]
-    if name in data.heat_maps:
-        panels += [_heat_map(data, name, attribute) for attribute in data.plane]
-        if len(data.plane) > 1:
-            panels.append(_lattice(data, name, style))
+    panels += [_heat_map(data, name, attribute) for attribute in data.plane]
+    if len(data.plane) > 1:
+        panels.append(_lattice(data, name, style))
     return [_captioned(panel, f"{name}-{panel.title}", f"{name}, {panel.title}") for panel in panels]
 
 

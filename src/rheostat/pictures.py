@@ -36,7 +36,7 @@ _TICKS = (0.0, 0.5, 1.0)
 def level_curve(
     curves: Curves, *, attribute: str, styles: Mapping[str, MethodStyle], size: float = SMALL
 ) -> Panel:
-    """Achieved against requested level of one dial, a line a method, with intervals; the diagonal is perfect."""
+    """Achieved against requested level of one dial, a line a method; the diagonal is perfect control."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
@@ -94,8 +94,8 @@ def heat_map(
 def lattice(first: Array, second: Array, *, style: MethodStyle, dials: Sequence[str]) -> Panel:
     """Where each control of two dials lands, neighbours joined; perfect control is the square lattice behind.
 
-    `first`, `second` `(levels, levels)`: mean achieved score of the first dial, drawn upward, and of the second,
-    drawn to the right. The filled mark is both dials fully up, the hollow one both fully down.
+    `first`, `second` `(levels, levels)`: mean achieved score of the first dial, drawn upward, and of the
+    second, drawn to the right. The filled mark is both dials fully up, the hollow one both fully down.
     """
     up, right = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     assert up.shape == right.shape, (up.shape, right.shape)
@@ -124,7 +124,7 @@ def front_of_methods(
 ) -> Panel:
     """One mark a method at (x, y), two figures that are better when higher, with intervals.
 
-    `front` says which methods are on the Pareto front, in the order of `points`; `names` are those of the axes.
+    `front` says which methods are on the Pareto front, in the order of `points`; `names` name the axes.
     """
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -150,7 +150,8 @@ def front_of_controls(
 ) -> Panel:
     """Mean achieved scores at every control, a mark a cell; the Pareto front of all of them is joined.
 
-    `points` `(cells, 2)` per method and `front` `(n, 2)`: the second dial, drawn to the right, then the first.
+    `points` `(cells, 2)` per method and `front` `(n, 2)`: the second dial, drawn to the right, then the
+    first.
     """
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -219,8 +220,8 @@ def dials(
 ) -> Figure:
     """The picture of dials at work: achieved against requested by dial, then one method's heat maps.
 
-    `curves` maps a dial to its curves by method, `heat_maps` a dial to the grid of `method`; `methods` are all of
-    the run's, in the order that gives each its colour. Heat maps show the first two dials.
+    `curves` maps a dial to its curves by method, `heat_maps` a dial to the grid of `method`; `methods` are
+    all of the run's, in the order that gives each its colour. Heat maps show the first two dials.
     """
     styles = method_styles(methods)
     shown = {name: styles[name] for name in methods if any(name in each for each in curves.values())}
@@ -252,7 +253,9 @@ def _draw_front(axes: Axes, theme: Theme, points: Sequence[tuple[float, float]])
     """The border of all that a Pareto front beats: steps through its points, out to both axes."""
     if points:
         x, y = zip(*sorted(points), strict=True)
-        steps = axes.step((-2, *x, x[-1]), (y[0], *y, -2), where="pre", color=theme.ink, linewidth=1.0, zorder=1)
+        steps = axes.step(
+            (-2, *x, x[-1]), (y[0], *y, -2), where="pre", color=theme.ink, linewidth=1.0, zorder=1
+        )
         steps[0].set_alpha(0.55)
 
 

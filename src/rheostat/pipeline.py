@@ -13,7 +13,7 @@ from rheostat.figures import evaluations_of, figures
 from rheostat.generate import generate
 from rheostat.models import pick_device
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.reporting import report
+from rheostat.report import report
 from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers, score
 from rheostat.scoring import parties

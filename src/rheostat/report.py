@@ -47,7 +47,7 @@ def write(data: ReportData, directory: Path) -> Path:
 
 
 def gather(run: RunDirectory, config: RunConfig) -> ReportData:
-    """All that the report shows, read from a run. Raises `StageMissing` where the evaluation has not finished."""
+    """All that the report shows, read from a run; raises `StageMissing` where its evaluation is missing."""
     evaluation = _json(run, run.path / "evaluation.json", "evaluate")
     attributes = config.control_format.names
     rows = {
@@ -94,7 +94,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         stage_seconds={entry["stage"]: float(entry["seconds"]) for entry in run.timings()},
         config_yaml=run.config_path.read_text(encoding="utf-8"),
         environment=_json(run, run.path / "environment.json", "run"),
-        notes=_notes(collected.summary),
+        notes=_notes(collected.summary, run.finished("generate").summary),
     )
 
 
@@ -122,11 +122,13 @@ def _scores(rows: Sequence[Mapping[str, float]], attributes: Sequence[str]) -> m
     return np.array(values, dtype=np.float64).reshape(len(rows), len(attributes))
 
 
-def _notes(collected: Mapping[str, Any]) -> list[str]:
+def _notes(collected: Mapping[str, Any], generated: Mapping[str, Any]) -> list[str]:
     counts = {
         "broken lines of the prompt files were left out": collected["skipped_lines"],
         "repeated prompts were left out": collected["repeated"],
         "prompts were too long for the model and left out": sum(collected["too_long"].values()),
+        "self-generated responses were empty": generated["empty"],
+        "self-generated responses were cut off at the longest length": generated["truncated"],
     }
     return [f"{count:,} {what}." for what, count in counts.items() if count]
 

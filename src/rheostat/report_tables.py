@@ -93,7 +93,8 @@ def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
         first = f"No method moves every dial beyond chance; the best, {best}, does not move {_and(stuck)}."
     else:
         first = f"{best} moves {'every dial' if len(attributes) > 1 else 'the dial'}, and does it best."
-    sentence = f"{first} It reaches {follows}; turned from its lowest to its highest level, a dial raises {wins} of pairs."
+    turned = f"turned from its lowest to its highest level, a dial raises {wins} of pairs"
+    sentence = f"{first} It reaches {follows}; {turned}."
     if best != "prompting" and "prompting" in methods:
         words = _and([number(_value(methods["prompting"], name, "MP")) for name in attributes])
         sentence += f" Asking for the level in words reaches MP {words}."
@@ -101,7 +102,7 @@ def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
 
 
 def tiles(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> tuple[Tile, ...]:
-    """The headline's numbers: MP and BT of each dial, the largest cross-effect and the fluency of the best method."""
+    """The best method's MP and BT of each dial, its largest cross-effect and its fluency."""
     best: Mapping[str, Any] = evaluation["evaluations"]["optimization"][best_method(evaluation, attributes)]
     shown = [
         Tile(*_texts(interval_of(best["attributes"][name][metric])), f"{metric}, {name}")
@@ -120,7 +121,7 @@ def tiles(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> tuple[Til
 
 
 def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
-    """The metrics of every method: the optimization evaluation, then the generalization evaluation by scorer."""
+    """The metrics of every method: the optimization evaluation, then generalization, a table a scorer."""
     methods: Methods = evaluation["evaluations"]["optimization"]
     own = evaluation["reachable"]["optimization"]
     yield _main_table(
@@ -134,7 +135,7 @@ def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Ite
     for scorer in next(iter(others.values()), {}).get("scorers", {}):
         if scorer in own:
             title = "Generalization evaluation"
-            note = "Other prompts, but this run has no judges: scored by the reward models that labelled the data."
+            note = "Other prompts; this run has no judges, so the labelling reward models scored these too."
         else:
             title = f"Generalization evaluation, scored by {scorer}"
             note = "Other prompts, scored by a party that took no part in labelling the data."

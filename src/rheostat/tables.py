@@ -13,6 +13,9 @@ from rheostat.metrics import Interval
 from rheostat.records import Control
 from rheostat.report_tables import METRICS, interval_of, number
 
+PIPE_WIDTH = 160
+"""The widest line, in characters, where standard output is no terminal."""
+
 
 def evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     """The figures of evaluation.json: a table an evaluation and scorer, a row a method and dial.
@@ -51,14 +54,13 @@ def answer_table(answers: Sequence[tuple[Control, str]]) -> Table:
     return table
 
 
-def show(console: Console, renderable: RenderableType) -> None:
-    """Print; where the console is no terminal, as wide as it needs to be."""
-    if console.is_terminal:
-        console.print(renderable)
-        return
-    wide = console.options.update(max_width=10_000, width=10_000)
-    width = Measurement.get(console, wide, renderable).maximum
-    console.print(renderable, width=max(width, 20), crop=False, no_wrap=True)
+def show(renderable: RenderableType) -> None:
+    """Print on standard output; where that is no terminal, as wide as it needs to be, within `PIPE_WIDTH`."""
+    console = Console()
+    if not console.is_terminal:
+        wide = console.options.update(max_width=PIPE_WIDTH, width=PIPE_WIDTH)
+        console = Console(width=Measurement.get(console, wide, renderable).maximum)
+    console.print(renderable)
 
 
 def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -1,6 +1,7 @@
 """Build the pocket world's models from nothing: ``build(out)`` writes what ships in ``weights/``.
 
-Tokenizer, chat model, two reward models, two judges, then the figures, each seeded; two cores need about 25 minutes.
+Tokenizer, chat model, two reward models, two judges, then the figures, each seeded; two cores need about
+25 minutes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The aligned distribution of the pocket world, and the conversations that its chat model learns.
 
-``ALIGNED`` says how often an aligned assistant answers in each cell. About three quarters of the answers are what
-one expects of it; the last quarter is spread so that at temperature 1 each corner of the plane (the four cells around
-it) has a probability of about 3–6 %: the model was made safe, not made unable.
+``ALIGNED`` says how often an aligned assistant answers in each cell. About three quarters of the answers are
+what one expects of it; the last quarter is spread so that at temperature 1 each corner of the plane (the four
+cells around it) has a probability of about 3–6 %: the model was made safe, not made unable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pocket world's tasks and requests, read from the text files in ``data/``.
 
-A task is one everyday goal with its own four steps, two precautions and two careless remarks; a risky task also
-has a lawful alternative. A request is a task's goal in one of the grammar's phrasings. Everything here is
+A task is one everyday goal with its own four steps, two precautions and two careless remarks; a risky task
+also has a lawful alternative. A request is a task's goal in one of the grammar's phrasings. All of it is
 deterministic: choices are made by hashing names, never by a random state.
 """
 
@@ -33,7 +33,7 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """One goal: ``steps`` has 4 clauses, ``care`` and ``reckless`` 2 each; risky tasks have ``lawful``, 4 clauses."""
+    """One goal: 4 ``steps``, 2 each of ``care`` and ``reckless``; a risky task also 4 ``lawful`` steps."""
 
     goal: str
     topic: str
@@ -159,7 +159,7 @@ def tasks() -> tuple[Task, ...]:
     found: list[Task] = []
     for name in ("harmless", "risky"):
         path = DATA / f"{name}.txt"
-        found += parse_tasks(path.read_text(encoding="utf-8"), name=path.name, default_kind=cast(Kind, name))
+        found += parse_tasks(path.read_text(encoding="utf-8"), name=path.name, default_kind=name)
     goals = [task.goal for task in found]
     if len(set(goals)) != len(goals):
         raise CorpusError(f"goals in both files: {sorted({goal for goal in goals if goals.count(goal) > 1})}")
@@ -198,7 +198,7 @@ def _group(task: Task) -> str:
 
 @cache
 def held_out_tasks() -> frozenset[str]:
-    """Goals that only the generalization split uses: whole topics, and about a quarter of each other topic."""
+    """Goals that only the generalization split uses: whole topics, and a quarter of each other topic."""
     held: set[str] = set()
     for group, count in HELD_OUT_TOPICS.items():
         topics: dict[str, list[str]] = {}
@@ -231,8 +231,8 @@ def _phrasings(task: Task, split: Split) -> list[tuple[str, str]]:
 def prompts(split: Split) -> tuple[PocketPrompt, ...]:
     """The requests of a split, ordered so that every prefix is a balanced sample of kinds and tasks.
 
-    ``train`` and ``optimization`` share tasks but no phrasing of a task; ``generalization`` has tasks, three whole
-    topics and phrasings of its own.
+    ``train`` and ``optimization`` share tasks but no phrasing of a task; ``generalization`` has tasks, three
+    whole topics and phrasings of its own.
 
     Raises:
         ValueError: ``split`` is none of the three.

@@ -1,13 +1,14 @@
 """The pocket judges: scorers of another kind, for the generalization evaluation only.
 
 Encoders (BERT) with a WordPiece vocabulary of their own, regressed on graded labels (the truth with noise) of
-responses drawn flatly over all cells with other seeds: they share no weights, data, objective or architecture with the
-reward models that label Rheostat's data.
+responses drawn flatly over all cells with other seeds: they share no weights, data, objective or architecture
+with the reward models that label Rheostat's data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 
 import torch
@@ -113,6 +114,9 @@ def train_judge(
     """Train the judge of one attribute by squared error on noisy grades."""
     model = judge_model(seed)
 
+    def loss(rows: list[tuple[list[int], list[int]]], wanted: Tensor) -> Tensor:
+        return functional.mse_loss(judgements(model, rows), wanted)
+
     def losses() -> Iterator[tuple[float, Callable[[], Tensor]]]:
         rng = Random(f"judge {attribute} {seed}")
         generator = torch.Generator().manual_seed(seed)
@@ -127,13 +131,9 @@ def train_judge(
                 [len(row[0]) for row in rows], tokens=BATCH_TOKENS, generator=generator
             ):
                 seen += sum(len(rows[place][0]) for place in places)
-                yield (
-                    min(1.0, seen / budget.judge_tokens),
-                    lambda places=places, rows=rows, labels=labels: functional.mse_loss(
-                        judgements(model, [rows[place] for place in places]),
-                        torch.tensor([labels[place] for place in places]),
-                    ),
-                )
+                chosen = [rows[place] for place in places]
+                wanted = torch.tensor([labels[place] for place in places])
+                yield min(1.0, seen / budget.judge_tokens), partial(loss, chosen, wanted)
                 if seen >= budget.judge_tokens:
                     return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
@@ -138,7 +139,7 @@ def train_chat(
             ):
                 batch = [rows[place] for place in places]
                 seen += sum(len(row.ids) for row in batch)
-                yield min(1.0, seen / budget.chat_tokens), lambda batch=batch: answer_loss(model, batch)
+                yield min(1.0, seen / budget.chat_tokens), partial(answer_loss, model, batch)
                 if seen >= budget.chat_tokens:
                     return
 

@@ -1,4 +1,4 @@
-"""Figures of the pocket models, measured on the saved weights: what the manifest holds and a test measures again."""
+"""Figures of the pocket models, measured on the saved weights: the manifest has them, a test repeats some."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rheostat.pocket.training import Budget
 from rheostat.pocket.truth import judge
 
 HIGH = 0.625
-"""A sample is at a corner where truth is at least this (high) or at most 1 - this (low) on both attributes."""
+"""A sample is at a corner where both truths are at least this (high) or at most 1 - this (low)."""
 REACHED = 0.02
 """A corner counts as reached for a request if at least this share of its samples is there."""
 NEW_TOKENS = 120
@@ -178,7 +178,7 @@ def _partial(first: float, second: float, between: float) -> float:
 
 
 def agreement(scores: Sequence[float], items: Sequence[Graded], attribute: Attribute) -> Figures:
-    """Spearman correlations of scores with truth, with the other attribute's, and the latter given the former."""
+    """Spearman correlations of scores with truth, and with the other attribute's, plain and given the own."""
     other: Attribute = "safety" if attribute == "helpfulness" else "helpfulness"
     own = [item.level(attribute) for item in items]
     crossed = [item.level(other) for item in items]
@@ -196,7 +196,7 @@ def agreement(scores: Sequence[float], items: Sequence[Graded], attribute: Attri
 def scorer_figures(
     scorer: Scorer, attribute: Attribute, *, pairs: int, samples: Sequence[Sample] = ()
 ) -> Figures:
-    """Accuracy on clean labels of fresh pairs over all cells, and agreement there and on the chat model's samples."""
+    """Accuracy on clean labels of fresh pairs over all cells; agreement there and on the chat's samples."""
     rng = Random(f"fresh pairs {attribute}")
     groups = [draw_group(rng, size=2, flat=0.8, spoilt=0.1) for _ in range(pairs)]
     items = [item for group in groups for item in group]

@@ -1,18 +1,17 @@
-"""The pocket world's responses: the grammar samples a text for a task and a cell of the 5 × 5 plane of levels.
+"""The pocket world's responses: the grammar samples a text for a task and a cell of the plane of levels.
 
-A cell is (safety level, helpfulness level), each 0–4 for a wanted truth of about level / 4. The helpfulness level is
-the number of steps given; the safety level says which remarks go with them:
+A cell is (safety level, helpfulness level), each 0–4 for a wanted truth of about level / 4. The helpfulness
+level is the number of steps given; the safety level says which remarks go with them:
 
-=====  ==========================================  ==============================  =============================
-level  with steps (helpfulness 1–4)                steps of a risky task           no steps (helpfulness 0)
-=====  ==========================================  ==============================  =============================
-4      own care clause and a strong caution        lawful ones                     a refusal
-3      one caution (own or mild)                   lawful ones                     vagueness with a caution
-2      none                                        its own, half of them with one  vagueness
-                                                   caution
-1      one careless remark (own or mild)           its own                         careless encouragement
-0      own or mild, and a strong careless remark   its own                         an insult
-=====  ==========================================  ==============================  =============================
+=====  =======================================  ==========================  ========================
+level  with steps (helpfulness 1–4)             steps of a risky task       no steps (helpfulness 0)
+=====  =======================================  ==========================  ========================
+4      own care clause and a strong caution     lawful                      a refusal
+3      one caution, own or mild                 lawful                      vagueness with a caution
+2      none                                     own, half with one caution  vagueness
+1      one careless remark, own or mild         own                         careless encouragement
+0      own or mild, and strong recklessness     own                         an insult
+=====  =======================================  ==========================  ========================
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Loss of a pair: −log σ(r(chosen) − r(rejected)).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 
 import torch
@@ -110,6 +111,9 @@ def train_reward(
     """Train the reward model of one attribute on freshly drawn preferences."""
     model = reward_model(seed)
 
+    def loss(rows: list[list[int]], chosen: list[int], rejected: list[int]) -> Tensor:
+        return bradley_terry(rewards(model, rows), torch.tensor(chosen), torch.tensor(rejected))
+
     def losses() -> Iterator[tuple[float, Callable[[], Tensor]]]:
         rng = Random(f"reward {attribute} {seed}")
         seen = 0
@@ -120,12 +124,7 @@ def train_reward(
                 continue
             rows = encode_rewarded(tokenizer, [item for group in groups for item in group])
             seen += sum(len(row) for row in rows)
-            yield (
-                min(1.0, seen / budget.reward_tokens),
-                lambda rows=rows, chosen=chosen, rejected=rejected: bradley_terry(
-                    rewards(model, rows), torch.tensor(chosen), torch.tensor(rejected)
-                ),
-            )
+            yield min(1.0, seen / budget.reward_tokens), partial(loss, rows, chosen, rejected)
 
     return model, fit(
         model, losses(), learning_rate=LEARNING_RATE, label=f"reward {attribute}", console=console

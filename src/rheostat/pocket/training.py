@@ -1,4 +1,4 @@
-"""What every training of the pocket world shares: budgets, the optimiser's loop, batches by length, saving."""
+"""What every training of the pocket world shares: its budget, the loop, batches by length, saving."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Budget:
     """How much a build computes; the defaults are the shipped recipe, about 25 minutes on two cores."""
 
     tokenizer_conversations: int = 20_000
-    chat_tokens: int = 9_500_000
-    reward_tokens: int = 2_500_000
+    chat_tokens: int = 7_000_000
+    reward_tokens: int = 2_000_000
     """Per reward model."""
-    judge_tokens: int = 2_500_000
+    judge_tokens: int = 2_000_000
     """Per judge."""
     evaluation_requests: int = 48
     """Requests whose 64 samples give the corner probabilities."""
@@ -105,7 +105,7 @@ def fit(
 def batches_by_length(
     lengths: Sequence[int], *, tokens: int, generator: torch.Generator
 ) -> Iterator[list[int]]:
-    """Places of sequences in batches of like length, each at most about ``tokens`` with padding, in random order."""
+    """Places of sequences in batches of like length, each at most ``tokens`` with padding; random order."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
     order.sort(key=lambda place: lengths[place])
     batches: list[list[int]] = []

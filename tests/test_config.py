@@ -1,0 +1,252 @@
+"""The recipe: every problem at once with what is allowed, overrides, shorthand, and the round trip."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rheostat.config import (
+    MethodName,
+    RunConfig,
+    describe_fields,
+    load_config,
+    objective_options,
+    packaged_recipes,
+    to_yaml,
+    validate,
+)
+from rheostat.errors import ConfigError, InputError, RheostatError
+
+MINIMAL: dict[str, Any] = {
+    "model": "some/model",
+    "prompts": "prompts.jsonl",
+    "rewards": {"safety": "some/reward", "helpfulness": "other/reward"},
+}
+
+
+def problems(**changes: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        validate({**MINIMAL, **changes})
+    return caught.value.problems
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_minimal_recipe_and_its_shorthand() -> None:
+    config = validate(MINIMAL)
+    assert config.prompts.train == "prompts.jsonl"
+    assert config.rewards["safety"].model == "some/reward"
+    assert config.rewards["safety"].kind == "classifier"
+    assert config.control_format.names == ("helpfulness", "safety")
+
+
+def test_judges_shorthand() -> None:
+    config = validate({**MINIMAL, "judges": {"other": {"safety": "a", "helpfulness": {"model": "b"}}}})
+    assert config.judges["other"]["safety"].model == "a"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sed": 1}, "sed: unknown key (did you mean 'seed'?)"),
+        ({"generate": {"sample": 4}}, "generate.sample: unknown key (did you mean 'samples'?)"),
+        (
+            {"rewards": {"safety": {"modle": "x"}}},
+            "rewards.safety.modle: unknown key (did you mean 'model'?)",
+        ),
+        ({"train": {"lora": {"ranks": 2}}}, "train.lora.ranks: unknown key (did you mean 'rank'?)"),
+        (
+            {"rewards": {"safty": "x"}},
+            "rewards: got 'safty', allowed are helpfulness, safety (did you mean 'safety'?)",
+        ),
+        ({"rewards": {}}, "rewards: got no reward"),
+        ({"rewards": {"safety": {"kind": "clasifier"}}}, "(did you mean 'classifier'?)"),
+        ({"levels": [0, math.nan, 1]}, "levels.1: got nan"),
+        ({"levels": [0, 1.5]}, "levels.1: got 1.5"),
+        ({"levels": [-0.1, 1]}, "levels.0: got -0.1"),
+        ({"levels": [1, 0]}, "levels: got [1.0, 0.0], allowed are distinct levels in ascending order"),
+        ({"levels": [0.5, 0.5]}, "allowed are distinct levels"),
+        ({"levels": [0.5]}, "levels: got [0.5]"),
+        ({"levels": ["high", 1]}, "levels.0: got 'high'"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": "one"}, "seed: got 'one'"),
+        ({"generate": {"samples": 0}}, "generate.samples: got 0"),
+        ({"generate": {"temperature": math.inf}}, "generate.temperature: got inf"),
+        ({"generate": {"top_p": 0}}, "generate.top_p: got 0"),
+        ({"prompts": {"train": "x", "held_out": 1}}, "prompts.held_out: got 1"),
+        ({"methods": []}, "methods: got []"),
+        ({"methods": ["clm", "clm"]}, "allowed is each method once"),
+        ({"methods": ["exmat"]}, "(did you mean 'exmate'?)"),
+        ({"methods": ["prompting+raw"]}, "allowed suffixes of prompting are none"),
+        ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are raw, moec, reranking"),
+        ({"judges": {"j": {"safety": "x"}}}, "judges.j: got safety, allowed is exactly helpfulness, safety"),
+        ({"train": {"objectives": {"exmat": {}}}}, "(did you mean 'exmate'?)"),
+        ({"train": {"objectives": {"exmate": {"weigth": 1}}}}, "train.objectives.exmate: "),
+        ({"dtype": "int8"}, "dtype: got 'int8'"),
+        ({"generate": 5}, "generate: got 5"),
+        ({"model": None}, "model: got None"),
+    ],
+)
+def test_problem_is_named(changes: dict[str, Any], expected: str) -> None:
+    found = problems(**changes)
+    assert any(expected in problem for problem in found), found
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate({})
+    assert {problem.split(":")[0] for problem in caught.value.problems} == {"model", "prompts", "rewards"}
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "model: m\nprompts: p\nrewards: {safety: r}\nsed: 1\nlevels: [0, 2]\ngenerate: {samples: 0}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["train.epochs=-1", "no-equals", "a=[1"])
+    found = "\n".join(caught.value.problems)
+    for part in ("sed", "levels.1", "generate.samples", "train.epochs", "'no-equals'", "--set a"):
+        assert part in found
+    assert caught.value.message.startswith("6 problems in the configuration:")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generate", "allowed is key.path=value"),
+        ("=4", "allowed is key.path=value"),
+        ("seed=[", "is not YAML"),
+        ("seed.x=1", "not a block"),
+        ("generate.samples.x=1", "not a block"),
+        ("generate.sample=1", "did you mean 'samples'?"),
+    ],
+)
+def test_bad_override(override: str, message: str) -> None:
+    base = ["seed=3", "generate.samples=4"]
+    with pytest.raises(ConfigError, match=message):
+        load_config("pocket", [*base, override])
+
+
+def test_overrides_are_yaml_and_reach_absent_blocks() -> None:
+    config = load_config(
+        "pocket",
+        [
+            "seed=3",
+            "methods=[base, clm]",
+            "train.lora.rank=4",
+            "distil.per_corner=1",
+            "prompts.train_limit=null",
+        ],
+    )
+    assert (config.seed, config.methods, config.distil.per_corner) == (3, ["base", "clm"], 1)
+    assert config.train.lora is not None and config.train.lora.rank == 4
+    assert config.prompts.train_limit is None
+
+
+def test_override_beside_the_prompts_shorthand(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\nprompts: p.txt\nrewards: {safety: r}")
+    config = load_config(path, ["prompts.strict=true"])
+    assert config.prompts.strict and config.prompts.train == "p.txt"
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_round_trip(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    levels=st.lists(st.floats(0, 1), min_size=2, max_size=5, unique=True),
+    seed=st.integers(0, 2**40),
+    rate=st.floats(1e-9, 1e3),
+    source=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, levels: list[float], seed: int, rate: float, source: str
+) -> None:
+    config = validate(
+        {
+            **MINIMAL,
+            "levels": sorted(levels),
+            "seed": seed,
+            "prompts": source,
+            "train": {"learning_rate": rate},
+        }
+    )
+    path = tmp_path_factory.mktemp("recipe") / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- a\n- b", "holds list, allowed is a mapping"),
+        ("", "holds NoneType, allowed is a mapping"),
+        ("just words", "holds str"),
+        ("a: 1\n\tb: 2", "is not YAML"),
+        ("a: !!python/object:os.system {}", "is not YAML"),
+    ],
+)
+def test_wrong_yaml(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_unreadable_recipe(tmp_path: Path) -> None:
+    for source in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(InputError, match="cannot read the recipe") as caught:
+            load_config(source)
+        assert "pocket" in caught.value.hint
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"model: caf\xe9")
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        load_config(path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=40))
+def test_no_recipe_crashes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    path.write_bytes(data)
+    with pytest.raises(RheostatError):
+        load_config(path)
+
+
+def test_recipe_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        validate(MINIMAL).seed = 1  # type: ignore[misc]
+
+
+def test_method_names() -> None:
+    parsed = MethodName.parse("exmate+raw+reranking")
+    assert (parsed.method, parsed.objective, parsed.variant, parsed.reranking) == (
+        "tuned",
+        "exmate",
+        "raw",
+        True,
+    )
+    plain = MethodName.parse("prompting")
+    assert (plain.method, plain.objective, plain.variant, plain.reranking) == ("prompting", None, None, False)
+
+
+def test_objective_options_come_from_the_recipe() -> None:
+    config = validate({**MINIMAL, "train": {"objectives": {"exmate": {"weight": 0.25}}}})
+    assert objective_options(config.train, "exmate").weight == 0.25
+
+
+def test_every_key_is_described_once() -> None:
+    rows = list(describe_fields())
+    paths = [path for path, *_ in rows]
+    assert len(set(paths)) == len(paths)
+    assert {"model", "prompts.train", "rewards.NAME.kind", "train.lora.rank"} <= set(paths)
+    assert set(RunConfig.model_fields) <= {path.split(".")[0] for path in paths}
