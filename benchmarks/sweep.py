@@ -48,7 +48,9 @@ def measure(policy, base, prompts, scorer, config: RunConfig, seed: int) -> dict
     options = config.evaluate
     cells = [(prompt, control) for prompt in prompts for control in form.grid()]
     requests = [GenerationRequest(prompt.messages, control) for prompt, control in cells]
-    answers = engine.generate(requests, Sampling(options.temperature, options.top_p, options.max_tokens), seed=seed)
+    answers = engine.generate(
+        requests, Sampling(options.temperature, options.top_p, options.max_tokens), seed=seed
+    )
     completions = [each[0] for each in answers]
     scores = scorer.score([Judged(p.messages, c.text) for (p, _), c in zip(cells, completions, strict=True)])
     rows = [
@@ -58,10 +60,20 @@ def measure(policy, base, prompts, scorer, config: RunConfig, seed: int) -> dict
         )
         for (prompt, _), completion in zip(cells, completions, strict=True)
     ]
-    sums = sum_logprobs(base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=config.batch_tokens)
+    sums = sum_logprobs(
+        base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=config.batch_tokens
+    )
     found = [
-        EvaluationRow(p.id, dict(control), c.text, c.tokens, c.finish, c.tokens, logprob,
-                      {f"reward/{name}": value for name, value in score.items()})
+        EvaluationRow(
+            p.id,
+            dict(control),
+            c.text,
+            c.tokens,
+            c.finish,
+            c.tokens,
+            logprob,
+            {f"reward/{name}": value for name, value in score.items()},
+        )
         for (p, control), c, score, logprob in zip(cells, completions, scores, sums, strict=True)
     ]
     figures = metrics.evaluate(grid_of(found, "reward", config), resamples=200, seed=0)
@@ -92,7 +104,9 @@ def main() -> None:
     variants = yaml.safe_load(arguments.variants.read_text())
     done = set()
     if arguments.json.exists():
-        done = {(row["variant"], row["seed"]) for row in map(json.loads, arguments.json.read_text().splitlines())}
+        done = {
+            (row["variant"], row["seed"]) for row in map(json.loads, arguments.json.read_text().splitlines())
+        }
     with RunDirectory.open(arguments.run, read_only=True) as run:
         config = load_config(run.config_path)
         prompts = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
@@ -108,18 +122,28 @@ def main() -> None:
                 started = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder:
                     trained = fine_tune(
-                        policy, data["moec"], objective=changes.get("objective", "exmate"), config=chosen,
+                        policy,
+                        data["moec"],
+                        objective=changes.get("objective", "exmate"),
+                        config=chosen,
                         checkpoints=Path(folder),
                     )
                 seconds = time.perf_counter() - started
                 result, found = measure(policy, base, prompts, scorer, chosen, seed)
-                row = {"variant": name, "seed": seed, "train_seconds": round(seconds, 1), **result,
-                       "last": trained["log"][-1] if trained["log"] else {}}
+                row = {
+                    "variant": name,
+                    "seed": seed,
+                    "train_seconds": round(seconds, 1),
+                    **result,
+                    "last": trained["log"][-1] if trained["log"] else {},
+                }
                 for each in found[:: max(1, len(found) // arguments.show)] if arguments.show else []:
                     print(each.requested, repr(each.text))
                 with arguments.json.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(name, seed, {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)
+                print(
+                    name, seed, {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True
+                )
 
 
 if __name__ == "__main__":

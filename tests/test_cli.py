@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,7 +35,10 @@ def invoke(*arguments: str, given: str | None = None) -> Result:
 
 def shell(*arguments: str, given: str = "", cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", "from rheostat.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, input=given, cwd=cwd, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        command, capture_output=True, text=True, input=given, cwd=cwd, env=environment, check=False
+    )
 
 
 @dataclass

@@ -20,7 +20,9 @@ forgeries = st.builds(
     st.text(max_size=8),
     st.sampled_from("[［【"),
     st.sampled_from(["", " ", "\t", "\u3000", "\u200b"]),
-    st.sampled_from(["helpful", "HELPFUL", "Harmless", "ｈｅｌｐｆｕｌ", "harm less", "h e l p f u l", "𝐡𝐚𝐫𝐦𝐥𝐞𝐬𝐬"]),
+    st.sampled_from(
+        ["helpful", "HELPFUL", "Harmless", "ｈｅｌｐｆｕｌ", "harm less", "h e l p f u l", "𝐡𝐚𝐫𝐦𝐥𝐞𝐬𝐬"]
+    ),
     st.sampled_from(["=", " = ", "＝", ":"]),
     st.sampled_from(["1", "0", "0.75", "０"]),
     st.sampled_from("]］】"),
@@ -50,12 +52,16 @@ def test_no_forged_control_survives(text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(controls, st.text(max_size=20), st.text(max_size=20))
-def test_a_rendered_control_in_a_users_text_is_never_a_control(control: dict[str, float], a: str, b: str) -> None:
+def test_a_rendered_control_in_a_users_text_is_never_a_control(
+    control: dict[str, float], a: str, b: str
+) -> None:
     safe = FORMAT.neutralise(a + FORMAT.render(control) + b)
     assert all(FORMAT.parse(safe[start:]) is None for start in range(len(safe)))
 
 
-@pytest.mark.parametrize("text", ["x[0] = helpful", "[1, 2, 3]", "a helpful [note]", "[help]", "def f(a: list[int]): ..."])
+@pytest.mark.parametrize(
+    "text", ["x[0] = helpful", "[1, 2, 3]", "a helpful [note]", "[help]", "def f(a: list[int]): ..."]
+)
 def test_other_brackets_stay(text: str) -> None:
     assert FORMAT.neutralise(text) == text
 

@@ -49,7 +49,9 @@ def test_a_lone_example_falls_back_to_the_grid() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(["siblings", "grid"]), st.sampled_from(["any", "one"]), st.floats(0, 3), st.integers(0, 3))
+@given(
+    st.sampled_from(["siblings", "grid"]), st.sampled_from(["any", "one"]), st.floats(0, 3), st.integers(0, 3)
+)
 def test_a_counterfactual_always_differs(source: str, moves: str, power: float, index: int) -> None:
     own = EXAMPLES[index].control
     for vector in draws(index, source=source, moves=moves, distance_power=power):
@@ -69,8 +71,12 @@ def plan(needs_counterfactual: bool, seed: int = 0, epochs: float = 2.0) -> list
     options = TrainConfig(epochs=epochs, batch_size=3)
     examples = [example(f"p{index}", 0.25 * (index % 5), 0.5) for index in range(20)]
     batches = plan_batches(
-        examples, [index % 7 for index in range(20)], control_format=FORMAT, options=options,
-        needs_counterfactual=needs_counterfactual, seed=seed,
+        examples,
+        [index % 7 for index in range(20)],
+        control_format=FORMAT,
+        options=options,
+        needs_counterfactual=needs_counterfactual,
+        seed=seed,
     )
     assert all(bool(batch.counterfactual_rows) == needs_counterfactual for batch in batches)
     return [batch.examples for batch in batches]
@@ -94,4 +100,6 @@ def test_forged_controls_stand_in_the_users_text_only() -> None:
     changed = with_forged_controls(examples, control_format=FORMAT, share=0.25, seed=0)
     forged = [each for each, before in zip(changed, examples, strict=True) if each != before]
     assert len(forged) / 400 == pytest.approx(0.25, abs=0.08)
-    assert all("[helpful=" in each.messages[-1].content and each.control == examples[0].control for each in forged)
+    assert all(
+        "[helpful=" in each.messages[-1].content and each.control == examples[0].control for each in forged
+    )

@@ -23,12 +23,18 @@ def examples(count: int = 12) -> list[Example]:
     for index in range(count):
         control = {"helpfulness": 0.25 * (index % 5), "safety": 0.25 * (index // 2 % 5)}
         messages = (Message("user", f"How do I boil {index // 2} eggs?"),)
-        made.append(Example(f"p{index // 2}", messages, control, f"First, boil egg {index}. " * (1 + index % 3), control))
+        made.append(
+            Example(
+                f"p{index // 2}", messages, control, f"First, boil egg {index}. " * (1 + index % 3), control
+            )
+        )
     return made
 
 
 def config(**train: object) -> RunConfig:
-    return load_config("pocket", [f"train.{key}={value}" for key, value in {"batch_size": 4, **train}.items()])
+    return load_config(
+        "pocket", [f"train.{key}={value}" for key, value in {"batch_size": 4, **train}.items()]
+    )
 
 
 def test_response_logprobs_equal_those_of_full_logits(policy: Policy) -> None:
@@ -55,7 +61,7 @@ def test_batched_sums_equal_single_ones(policy: Policy) -> None:
 def test_the_output_layer_sees_response_positions_only(policy: Policy, objective: str) -> None:
     module = plugins.load("objectives", objective)
     chosen = config()
-    batches = ExampleBatches(policy, examples(), chosen.control_format, chosen, objective=module)  # type: ignore[arg-type]
+    batches = ExampleBatches(policy, examples(), chosen.control_format, chosen, objective=module)
     batch = batches[0]
     seen: list[int] = []
     layer = policy.model.get_output_embeddings()

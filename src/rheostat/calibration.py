@@ -146,9 +146,7 @@ def fit(kind: Kind, raw: Sequence[float], *, higher_is_better: bool = True) -> C
             float(oriented[largest] if higher_is_better else 0.0 - oriented[largest]),
             float(counts[largest] / size),
         ),
-        knots=tuple(
-            Knot(float(x), float(y)) for x, y in zip(oriented[kept], calibrated[kept], strict=True)
-        ),
+        knots=tuple(Knot(float(x), float(y)) for x, y in zip(oriented[kept], calibrated[kept], strict=True)),
     )
 
 

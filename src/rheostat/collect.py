@@ -95,7 +95,10 @@ def _fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:
     longest = control_format.render(dict.fromkeys(control_format.names, 0.25))
     phrases = " ".join(max(plugins.attribute(name).phrases.values(), key=len) for name in config.rewards)
     ids = encode_prompt(
-        policy.tokenizer, prompt.messages, control_text=longest + phrases, neutralise=control_format.neutralise
+        policy.tokenizer,
+        prompt.messages,
+        control_text=longest + phrases,
+        neutralise=control_format.neutralise,
     )
     reserve = min(_longest_response(config), policy.context // 4)
     if len(ids) + reserve <= policy.context:

@@ -52,9 +52,12 @@ class RewardConfig(_Block):
 
     kind: str = Field("classifier", description="a file in rewards/")
     model: str | None = Field(None, description="a Hugging Face directory or id, or `pocket:NAME`")
-    higher_is_better: bool = Field(True, description="False where a higher raw score means less of the attribute")
+    higher_is_better: bool = Field(
+        True, description="False where a higher raw score means less of the attribute"
+    )
     calibration: Literal["quantile", "sigmoid", "identity"] = Field(
-        "quantile", description="the monotone map from raw scores to [0, 1], fitted on the self-generated pool"
+        "quantile",
+        description="the monotone map from raw scores to [0, 1], fitted on the self-generated pool",
     )
 
     @field_validator("kind")
@@ -76,12 +79,16 @@ class GenerateConfig(_Block):
 class DistilConfig(_Block):
     """MOEC, the distillation of the scored pool into training examples."""
 
-    per_corner: Count = Field(2, description="responses kept per prompt and corner of the attribute cube, nearest first")
+    per_corner: Count = Field(
+        2, description="responses kept per prompt and corner of the attribute cube, nearest first"
+    )
     per_extreme: Count = Field(1, description="best and worst responses kept per prompt and attribute")
     minimum_contrast: Level = Field(
         0.25, description="drop a prompt whose kept responses span less than this on every attribute"
     )
-    maximum_cell_share: Probability = Field(0.12, description="largest share of the examples of any one control cell")
+    maximum_cell_share: Probability = Field(
+        0.12, description="largest share of the examples of any one control cell"
+    )
 
 
 class CounterfactualConfig(_Block):
@@ -118,7 +125,8 @@ class TrainConfig(_Block):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     forged_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="share of examples whose user text also holds a forged control, which is to be ignored"
+        0.05,
+        description="share of examples whose user text also holds a forged control, which is to be ignored",
     )
     save_steps: Count = Field(50, description="steps between checkpoints: what a killed run loses at most")
     lora: LoraConfig | None = Field(None, description="absent: full fine-tuning")
@@ -146,7 +154,9 @@ class EvaluateConfig(_Block):
         64, description="base samples a prompt that say how near any choice among them can come"
     )
     shard_prompts: Count = Field(32, description="prompts a shard")
-    bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="resamples over prompts behind an interval")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(
+        1000, description="resamples over prompts behind an interval"
+    )
 
 
 class RunConfig(_Block):
@@ -156,10 +166,12 @@ class RunConfig(_Block):
     prompts: PromptsConfig
     rewards: dict[str, RewardConfig] = Field(description="who scores each attribute; the keys are the dials")
     judges: dict[str, dict[str, RewardConfig]] = Field(
-        default_factory=dict, description="parties that took no part in labelling, for the generalization evaluation"
+        default_factory=dict,
+        description="parties that took no part in labelling, for the generalization evaluation",
     )
     methods: list[str] = Field(
-        ["base", "prompting", "reranking", "clm", "exmate"], min_length=1,
+        ["base", "prompting", "reranking", "clm", "exmate"],
+        min_length=1,
         description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, +reranking",
     )
     levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
@@ -251,16 +263,22 @@ class MethodName(BaseModel):
         trainable = plugins.available("objectives")
         free = [method for method in plugins.available("methods") if method != "tuned"]
         if head not in trainable + free:
-            raise ValueError(f"got {name!r}, allowed are {', '.join(free + trainable)}{_near(head, free + trainable)}")
+            raise ValueError(
+                f"got {name!r}, allowed are {', '.join(free + trainable)}{_near(head, free + trainable)}"
+            )
         allowed = ("raw", "moec", "reranking") if head in trainable else ()
         variants = [suffix for suffix in suffixes if suffix in ("raw", "moec")]
-        if any(suffix not in allowed for suffix in suffixes) or len(variants) > 1 or len(set(suffixes)) < len(suffixes):
+        if (
+            any(suffix not in allowed for suffix in suffixes)
+            or len(variants) > 1
+            or len(set(suffixes)) < len(suffixes)
+        ):
             raise ValueError(f"got {name!r}, allowed suffixes of {head} are {', '.join(allowed) or 'none'}")
         return cls(
             name=name,
             method="tuned" if head in trainable else head,
             objective=head if head in trainable else None,
-            variant=variants[0] if variants else None,  # type: ignore[arg-type]
+            variant=variants[0] if variants else None,
             reranking="reranking" in suffixes,
         )
 
@@ -288,9 +306,14 @@ def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) ->
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path.name} is not YAML: {' '.join(str(error).split())}"], hint="check the line named") from None
+        raise ConfigError(
+            [f"{path.name} is not YAML: {' '.join(str(error).split())}"], hint="check the line named"
+        ) from None
     if not isinstance(values, dict):
-        raise ConfigError([f"{path.name} holds {type(values).__name__}, allowed is a mapping"], hint="see docs/configuration.md")
+        raise ConfigError(
+            [f"{path.name} holds {type(values).__name__}, allowed is a mapping"],
+            hint="see docs/configuration.md",
+        )
     problems = [problem for override in overrides if (problem := _override(values, override))]
     return validate(values, problems)
 
@@ -407,7 +430,9 @@ def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
     return None, 0
 
 
-def describe_fields(block: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def describe_fields(
+    block: type[BaseModel] = RunConfig, prefix: str = ""
+) -> Iterator[tuple[str, str, str, str]]:
     """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show."""
     for name, field in block.model_fields.items():
         inner, keys = _inner_block(field.annotation)
@@ -418,7 +443,11 @@ def describe_fields(block: type[BaseModel] = RunConfig, prefix: str = "") -> Ite
         else:
             default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
             annotation = field.annotation
-            kind = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+            kind = (
+                annotation.__name__
+                if isinstance(annotation, type)
+                else str(annotation).replace("typing.", "")
+            )
             yield path, kind, default, field.description or ""
 
 

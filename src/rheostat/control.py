@@ -34,7 +34,9 @@ class ControlFormat:
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attributes", tuple(sorted(self.attributes, key=lambda a: (a.order, a.name))))
+        object.__setattr__(
+            self, "attributes", tuple(sorted(self.attributes, key=lambda a: (a.order, a.name)))
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,13 +58,16 @@ class ControlFormat:
         control: dict[str, float] = {}
         for name in self.names:
             value = dials.get(name)
-            control[name] = max(self.levels) if value is None else nearest_level(check_dial(name, value), self.levels)
+            control[name] = (
+                max(self.levels) if value is None else nearest_level(check_dial(name, value), self.levels)
+            )
         return control
 
     def grid(self) -> tuple[dict[str, float], ...]:
         """Every control: the product of the levels, the last attribute turning fastest."""
         return tuple(
-            dict(zip(self.names, point, strict=True)) for point in product(self.levels, repeat=len(self.names))
+            dict(zip(self.names, point, strict=True))
+            for point in product(self.levels, repeat=len(self.names))
         )
 
     def render(self, control: Mapping[str, float]) -> str:
@@ -122,7 +127,12 @@ class ControlFormat:
 
 def check_dial(name: str, value: float) -> float:
     """`value` as a float, or `DialError` where it is not a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 <= value <= 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or math.isnan(value)
+        or not 0 <= value <= 1
+    ):
         raise DialError(
             f"{name}: got {value!r}, allowed is a number from 0 to 1",
             hint="0 turns the dial fully down, 1 fully up; 0.5 is the middle",

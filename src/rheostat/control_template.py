@@ -35,7 +35,11 @@ def dialled_template(template: str, control_format: ControlFormat) -> str:
     for attribute in control_format.attributes:
         pieces += _dial(attribute.name, attribute.word, control_format.levels)
     # HF compiles templates with trim_blocks: the newline that ends a template's last line is not text.
-    return "".join(pieces) + template.removesuffix("\n") + "{% if add_generation_prompt %}{{ ns.control }}{% endif %}"
+    return (
+        "".join(pieces)
+        + template.removesuffix("\n")
+        + "{% if add_generation_prompt %}{{ ns.control }}{% endif %}"
+    )
 
 
 def _dial(name: str, word: str, levels: tuple[float, ...]) -> list[str]:

@@ -66,7 +66,8 @@ class DialledModel:
     ) -> list[str]:
         """The responses to several conversations, each with its own dials, generated together."""
         requests = [
-            GenerationRequest(conversation(messages), self.control_format.resolve(dials)) for messages, dials in items
+            GenerationRequest(conversation(messages), self.control_format.resolve(dials))
+            for messages, dials in items
         ]
         sampling = Sampling(temperature, top_p, max_tokens)
         return [each[0].text for each in self.engine.generate(requests, sampling, seed=seed)]
@@ -93,7 +94,9 @@ def load(path: str | Path | None = None, *, method: str | None = None, device: s
 def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     """The folder and the name of one of a run's tuned models; raises `ModelError` where there is none."""
     config = load_config(run.config_path)
-    tuned = {name.name: name for name in config.method_names if name.objective is not None and not name.reranking}
+    tuned = {
+        name.name: name for name in config.method_names if name.objective is not None and not name.reranking
+    }
     if not tuned or (method is not None and method not in tuned):
         raise ModelError(
             f"got the method {method!r}; this run's tuned models are {', '.join(tuned) or 'none'}",

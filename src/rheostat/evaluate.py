@@ -14,7 +14,15 @@ from rheostat.config import MethodName, RunConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.models import Policy, identity, load_policy
-from rheostat.plugins import ControlledCompletion, ControlledRequest, Engine, Judged, Method, MethodContext, Sampling
+from rheostat.plugins import (
+    ControlledCompletion,
+    ControlledRequest,
+    Engine,
+    Judged,
+    Method,
+    MethodContext,
+    Sampling,
+)
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import EvaluationRow, Message, Prompt
 from rheostat.rundir import RunDirectory, Stage
@@ -71,7 +79,9 @@ class Evaluator:
             rows = stage.read(EvaluationRow)
             tokens = sum(row.generated_tokens for row in rows)
             stage.finish({"responses": len(rows), "generated_tokens": tokens})
-            self._run.record_timing(stage.name, time.perf_counter() - started, tokens=tokens, responses=len(rows))
+            self._run.record_timing(
+                stage.name, time.perf_counter() - started, tokens=tokens, responses=len(rows)
+            )
 
     def reachable(self, evaluation: str, *, progress: ProgressDisplay = null_progress) -> None:
         """Base samples of every prompt, scored: what a method that only picks among them could come to."""
@@ -92,7 +102,9 @@ class Evaluator:
         stage.finish({"samples": samples})
 
     def _stage(self, evaluation: str, name: MethodName | None, tuned: Stage | None) -> Stage:
-        options = self._config.evaluate.model_dump(exclude={"bootstrap", "rerank_samples", "reachable_samples"})
+        options = self._config.evaluate.model_dump(
+            exclude={"bootstrap", "rerank_samples", "reachable_samples"}
+        )
         reranks = name is not None and (name.reranking or name.method == "reranking")
         return self._run.stage(
             f"evaluate/{evaluation}/{REACHABLE if name is None else name.name}",
@@ -130,7 +142,9 @@ class Evaluator:
             attributes=self._format.attributes,
             samples=self._config.evaluate.rerank_samples,
         )
-        method: Method = plugins.load("methods", "reranking" if name.reranking else name.method).build(context)
+        method: Method = plugins.load("methods", "reranking" if name.reranking else name.method).build(
+            context
+        )
         return method
 
     def _map(

@@ -30,7 +30,9 @@ def export(run: Path, to: Path, *, method: str | None = None) -> Path:
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
         measured = figures(directory, config)["evaluations"] if evaluations_of(directory) else {}
-        calibration = json.loads((directory.finished("score").path / "calibration.json").read_text(encoding="utf-8"))
+        calibration = json.loads(
+            (directory.finished("score").path / "calibration.json").read_text(encoding="utf-8")
+        )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
     with storage_errors(to):

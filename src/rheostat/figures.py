@@ -44,7 +44,9 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
             entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
-            training = seconds.get(stage_name(name.objective, variant_of(name, config))) if name.objective else None
+            training = (
+                seconds.get(stage_name(name.objective, variant_of(name, config))) if name.objective else None
+            )
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
                 "seconds": seconds.get(f"evaluate/{evaluation}/{name.name}", 0.0) / len(own),
@@ -79,7 +81,10 @@ def _reachable(pool: Sequence[EvaluationRow], scorer: str, config: RunConfig) ->
     """Per attribute the mean lowest and highest score among a prompt's base samples, and the Err of the best choice."""
     names = config.control_format.names
     scores = np.array(
-        [[[row.scores[f"{scorer}/{name}"] for name in names] for row in rows] for rows in by_prompt(pool).values()]
+        [
+            [[row.scores[f"{scorer}/{name}"] for name in names] for row in rows]
+            for rows in by_prompt(pool).values()
+        ]
     )
     errors = metrics.reachable_error(scores, config.levels)
     return {

@@ -1,6 +1,7 @@
 """Generate: the model answers its own prompts, N samples each. Prompts in, responses out."""
 
 import time
+from collections.abc import Sequence
 
 from rheostat import plugins
 from rheostat.config import RunConfig
@@ -35,7 +36,7 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
     )
     sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
 
-    def work(shard: list[Prompt], seed: int) -> list[Response]:
+    def work(shard: Sequence[Prompt], seed: int) -> list[Response]:
         requests = [GenerationRequest(prompt.messages, samples=options.samples) for prompt in shard]
         answers = engine.generate(requests, sampling, seed=seed)
         return [

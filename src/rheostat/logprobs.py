@@ -31,9 +31,7 @@ def pad_rows(rows: Sequence[TokenRow], *, pad_id: int) -> dict[str, Tensor]:
     longest = max(map(len, rows))
     ids = [[*row.prompt, *row.response] + [pad_id] * (longest - len(row)) for row in rows]
     attention = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    response = [
-        [0] * len(row.prompt) + [1] * len(row.response) + [0] * (longest - len(row)) for row in rows
-    ]
+    response = [[0] * len(row.prompt) + [1] * len(row.response) + [0] * (longest - len(row)) for row in rows]
     return {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(attention),

@@ -95,7 +95,9 @@ def identity(model: str) -> dict[str, str]:
         if path.suffix in (".json", ".jinja", ".safetensors", ".model"):
             with path.open("rb") as file:
                 beginning = file.read(_IDENTIFIED_BYTES)
-            digests[path.name] = hashlib.sha256(f"{path.stat().st_size}:".encode() + beginning).hexdigest()[:16]
+            digests[path.name] = hashlib.sha256(f"{path.stat().st_size}:".encode() + beginning).hexdigest()[
+                :16
+            ]
     return digests
 
 

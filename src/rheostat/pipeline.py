@@ -76,7 +76,9 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    for variant in dict.fromkeys(["moec" if not trained(config) else v for _, v in trained(config)] or ["moec"]):
+    for variant in dict.fromkeys(
+        ["moec" if not trained(config) else v for _, v in trained(config)] or ["moec"]
+    ):
         distil(directory, config, variant, progress=progress)  # type: ignore[arg-type]
 
 

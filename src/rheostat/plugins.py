@@ -191,7 +191,9 @@ class Objective(Protocol):
 def available(kind: Kind) -> list[str]:
     """The names of the plug-ins of a kind, read off the folder, sorted."""
     folder = Path(__file__).parent / kind
-    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+    return sorted(
+        module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_")
+    )
 
 
 def load(kind: Kind, name: str) -> ModuleType:

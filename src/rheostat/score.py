@@ -46,10 +46,14 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
         prefix = f"raw-{party}"
         rewards = load_rewards(specs, config)
 
-        def work(shard: Sequence[Response], _: int, rewards: Mapping[str, Reward] = rewards) -> list[ScoredResponse]:
+        def work(
+            shard: Sequence[Response], _: int, rewards: Mapping[str, Reward] = rewards
+        ) -> list[ScoredResponse]:
             judged = [Judged(prompts[each.prompt_id].messages, each.text) for each in shard]
             columns = {name: reward.score(judged) for name, reward in rewards.items()}
-            return [_row(each, {name: columns[name][at] for name in columns}) for at, each in enumerate(shard)]
+            return [
+                _row(each, {name: columns[name][at] for name in columns}) for at, each in enumerate(shard)
+            ]
 
         stage.map(
             pool if party == OWN else pool[:: max(1, len(pool) // _JUDGED)],
@@ -77,7 +81,10 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     stage.write(_calibrated(raw, calibrators[OWN]), ScoredResponse)
     write_json(
         stage.path / "calibration.json",
-        {party: {name: each.to_json() for name, each in found.items()} for party, found in calibrators.items()},
+        {
+            party: {name: each.to_json() for name, each in found.items()}
+            for party, found in calibrators.items()
+        },
     )
     stage.finish(
         {
@@ -127,7 +134,9 @@ def _row(response: Response, raw: dict[str, float]) -> ScoredResponse:
     )
 
 
-def _calibrated(rows: Sequence[ScoredResponse], calibrators: Mapping[str, Calibrator]) -> list[ScoredResponse]:
+def _calibrated(
+    rows: Sequence[ScoredResponse], calibrators: Mapping[str, Calibrator]
+) -> list[ScoredResponse]:
     columns = {
         name: each.apply([row.raw[name] for row in rows]).tolist() for name, each in calibrators.items()
     }

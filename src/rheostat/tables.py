@@ -65,7 +65,11 @@ def show(renderable: RenderableType) -> None:
 
 def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(
-        title=f"{title[:1].upper()}{title[1:]}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+        title=f"{title[:1].upper()}{title[1:]}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("method")
     table.add_column("dial")

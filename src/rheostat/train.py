@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
@@ -42,7 +49,7 @@ def train(
     A killed training resumes from its last checkpoint and ends with the same weights.
     """
     distilled = run.finished(f"distil/{variant}")
-    module: Objective = plugins.load("objectives", objective)  # type: ignore[assignment]
+    module: Objective = plugins.load("objectives", objective)
     options = config.train
     plain = options.model_dump(exclude={"objectives", "variant", "counterfactual"})
     stage = run.stage(
@@ -110,7 +117,7 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune `policy.model` in place; resumes from `checkpoints`. Figures: steps, tokens, the loss's parts."""
     options = config.train
-    module: Objective = plugins.load("objectives", objective)  # type: ignore[assignment]
+    module: Objective = plugins.load("objectives", objective)
     control_format = config.control_format
     forged = with_forged_controls(
         examples, control_format=control_format, share=options.forged_share, seed=config.seed
@@ -181,7 +188,8 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         self._format = control_format
         self._examples = examples
         self._responses = [
-            encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0]) for example in examples
+            encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
+            for example in examples
         ]
         self._prompts: dict[tuple[int, str], list[int]] = {}
         lengths = [len(self._row(index, example.control)) for index, example in enumerate(examples)]
@@ -227,7 +235,7 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         return TokenRow(prompt, self._responses[index][: max(1, self._context - len(prompt))])
 
 
-class ObjectiveTrainer(Trainer):
+class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose loss is an objective's, and whose order of batches is the plan's."""
 
     def __init__(
@@ -289,7 +297,7 @@ def objective_inputs(model: Any, batch: Mapping[str, Tensor]) -> ObjectiveInputs
     )
 
 
-class _Advance(TrainerCallback):
+class _Advance(TrainerCallback):  # type: ignore[misc]
     """Tells a progress bar of steps, those of an earlier, killed training included."""
 
     def __init__(self, advance: Progress) -> None:

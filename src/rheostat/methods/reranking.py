@@ -74,9 +74,7 @@ def _key(request: GenerationRequest) -> object:
     return request.messages, control
 
 
-def _nearest(
-    pool: Sequence[Completion], scores: Sequence[Scores], control: Control
-) -> ControlledCompletion:
+def _nearest(pool: Sequence[Completion], scores: Sequence[Scores], control: Control) -> ControlledCompletion:
     def distance(scored: Mapping[str, float]) -> float:
         return sum(abs(scored[name] - level) for name, level in control.items())
 

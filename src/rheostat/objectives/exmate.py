@@ -61,5 +61,9 @@ def loss(inputs: ObjectiveInputs, options: OPTIONS) -> Loss:
     penalty = (weight * ell.exp()).mean()
     return Loss(
         total=factual + penalty,
-        parts={"nll": factual.detach(), "penalty": penalty.detach(), "counterfactual_nll": -ell.detach().mean()},
+        parts={
+            "nll": factual.detach(),
+            "penalty": penalty.detach(),
+            "counterfactual_nll": -ell.detach().mean(),
+        },
     )

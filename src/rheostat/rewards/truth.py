@@ -33,7 +33,9 @@ class TruthReward:
             try:
                 truth = pocket.judge(item.messages[-1].content, item.response)
             except pocket.UnknownTask as error:
-                raise RewardError(f"truth: {error}", hint="truth knows the pocket world's prompts only") from error
+                raise RewardError(
+                    f"truth: {error}", hint="truth knows the pocket world's prompts only"
+                ) from error
             scores.append(float(getattr(truth, self.attribute)))
             if progress is not None:
                 progress(1)
