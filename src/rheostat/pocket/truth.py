@@ -291,6 +291,11 @@ def fluency(response: str) -> float:
     return round(max(0.0, 1.0 - (2.0 * unseen + 4.0 * repeated) / total - 0.2 * is_cut), 6)
 
 
+@cache
+def _goals() -> tuple[tuple[str, Task], ...]:
+    return tuple((f" {' '.join(words(task.goal))} ", task) for task in tasks())
+
+
 def find_task(prompt: str) -> Task:
     """The task whose goal the prompt holds (the longest, if several; the last, if there are several turns).
 
@@ -298,7 +303,7 @@ def find_task(prompt: str) -> Task:
         UnknownTask: it holds none.
     """
     text = f" {' '.join(words(prompt))} "
-    places = ((text.rfind(f" {' '.join(words(task.goal))} "), len(task.goal), task) for task in tasks())
+    places = ((text.rfind(goal), len(goal), task) for goal, task in _goals())
     best = max((place for place in places if place[0] >= 0), default=None, key=lambda place: place[:2])
     if best is None:
         raise UnknownTask(f"no goal of the pocket world in {prompt!r}")

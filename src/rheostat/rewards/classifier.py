@@ -6,10 +6,8 @@ reads the pair of the prompt's text and the response. The raw score is the logit
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from rheostat.chat import conversation_text, defuse
 from rheostat.config import RewardConfig
@@ -17,10 +15,9 @@ from rheostat.errors import ConfigError, RewardError
 from rheostat.models import Classifier, Dtype, load_classifier
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Message
+from rheostat.rewards._logits import Row, logits
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, list[int]]
 
 
 def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
@@ -51,32 +48,20 @@ class ClassifierReward:
             copies.setdefault((item.messages, item.response), []).append(index)
         distinct = [items[indices[0]] for indices in copies.values()]
         places = list(copies.values())
-        rows = self._encode(distinct)
         scores = [math.nan] * len(items)
-        for batch in _batches([len(row["input_ids"]) for row in rows], self.batch_tokens):
-            for number, score in zip(batch, self._logits([rows[number] for number in batch]), strict=True):
+        for batch in logits(
+            self.classifier.model,
+            self._encode(distinct),
+            [item.messages for item in distinct],
+            batch_tokens=self.batch_tokens,
+        ):
+            for number, score in zip(batch.numbers, batch.values, strict=True):
                 if not math.isfinite(score):
                     raise self._not_finite(score, distinct[number])
                 for index in places[number]:
                     scores[index] = score
             if progress is not None:
-                progress(sum(len(places[number]) for number in batch))
-        return scores
-
-    def _logits(self, rows: Sequence[Row]) -> list[float]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        fill = dict.fromkeys(rows[0], 0) | {"input_ids": self.classifier.model.config.pad_token_id}
-        # Padding on the right keeps every token's position; pooling finds the last token by the pad id.
-        inputs = {
-            name: torch.tensor(
-                [row[name] + [value] * (longest - len(row[name])) for row in rows],
-                device=self.classifier.device,
-            )
-            for name, value in fill.items()
-        }
-        with torch.inference_mode():
-            logits = self.classifier.model(**inputs).logits
-        scores: list[float] = logits[:, 0].float().tolist()
+                progress(sum(len(places[number]) for number in batch.numbers))
         return scores
 
     def _encode(self, items: Sequence[Judged]) -> list[Row]:
@@ -139,13 +124,3 @@ def _rows(encoding: dict[str, list[list[int]]]) -> list[Row]:
 def _prompt_text(item: Judged) -> str:
     """The turns without the system's, one a paragraph; for a single question the question itself."""
     return "\n\n".join(message.content for message in item.messages if message.role != "system")
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length together, the longest first, so that too large a budget fails at once."""
-    order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
-    start = 0
-    while start < len(order):
-        count = max(1, batch_tokens // lengths[order[start]])
-        yield order[start : start + count]
-        start += count
