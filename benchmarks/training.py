@@ -128,7 +128,7 @@ def main() -> None:
         for each in examples
     )
     achieved = 6 * policy.model.num_parameters() * tokens / STEPS / medians["CLM"]
-    limit = machine.matrix_product_rate()
+    limit = machine.matmul_rate()
     Console().print(f"CLM: {achieved / 1e9:.0f} GFLOP/s of the matrix product's {limit / 1e9:.0f}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

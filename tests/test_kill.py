@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = [
-    sys.executable, "-m", "rheostat.cli", "run", "pocket",
+    sys.executable, "-m", "rheostat", "run", "pocket",
     *(f"--set={each}" for each in (
         "prompts.train_limit=8", "prompts.evaluation_limit=2", "generate.samples=8", "generate.shard_prompts=2",
         "generate.max_tokens=48", "evaluate.max_tokens=32", "evaluate.shard_prompts=1", "evaluate.reachable_samples=4",
