@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat.calibration import Calibrator, Kind, Pile, fit
-from rheostat.errors import ModelError
+from rheostat.errors import RewardError
 
 RAW = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 POOLS = st.lists(st.one_of(RAW, st.sampled_from([0.0, -1.5, 2.0])), min_size=1, max_size=40)
@@ -69,17 +69,17 @@ def test_identity_clips_rounding_and_refuses_more() -> None:
     calibrator = fit("identity", [0.0, 0.5, 1 + 5e-7])
     assert calibrator.apply([-5e-7, 0.3, 1.0]).tolist() == [0.0, 0.3, 1.0]
     assert fit("identity", [0.0, 1.0], higher_is_better=False).apply([0.25, 1 + 5e-7]).tolist() == [0.75, 0.0]
-    with pytest.raises(ModelError, match=r"got 2 outside \[0, 1\] among 3 raw scores.*\n*hint: .*quantile"):
+    with pytest.raises(RewardError, match=r"got 2 outside \[0, 1\] among 3 raw scores.*\n*hint: .*quantile"):
         calibrator.apply([0.5, 1.1, -3])
 
 
 @pytest.mark.parametrize("kind", ["quantile", "sigmoid", "identity"])
 def test_scores_that_are_not_finite_are_counted(kind: Kind) -> None:
-    with pytest.raises(ModelError, match="got 2 NaN or infinite among 4 raw scores"):
+    with pytest.raises(RewardError, match="got 2 NaN or infinite among 4 raw scores"):
         fit(kind, [0.5, math.nan, math.inf, 1.0])
-    with pytest.raises(ModelError, match="got 1 NaN or infinite among 1 raw scores"):
+    with pytest.raises(RewardError, match="got 1 NaN or infinite among 1 raw scores"):
         fit(kind, [0.5]).apply(-math.inf)
-    with pytest.raises(ModelError, match="got no raw score"):
+    with pytest.raises(RewardError, match="got no raw score"):
         fit(kind, [])
 
 

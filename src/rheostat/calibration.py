@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from rheostat.control import nearest_level
-from rheostat.errors import ModelError
+from rheostat.errors import RewardError
 
 Kind = Literal["quantile", "sigmoid", "identity"]
 Array = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Calibrator:
     def apply(self, raw: ArrayLike) -> Array:
         """Calibrated scores in [0, 1], same shape; monotone in `raw`, clamped outside the range of the fit.
 
-        Raises `ModelError` where a raw score is not finite, or for `identity` lies outside [0, 1].
+        Raises `RewardError` where a raw score is not finite, or for `identity` lies outside [0, 1].
         """
         oriented = _oriented(_finite(raw), self.higher_is_better)
         if self.kind == "quantile":
@@ -119,11 +119,11 @@ def fit(kind: Kind, raw: Sequence[float], *, higher_is_better: bool = True) -> C
     - `sigmoid`: 1 / (1 + exp(−raw)), for a reward whose output is a logit.
     - `identity`: for a reward that already lies in [0, 1].
 
-    Where lower is better, `raw` is negated first (`identity`: 1 − raw). Raises `ModelError` on an empty pool,
+    Where lower is better, `raw` is negated first (`identity`: 1 − raw). Raises `RewardError` on an empty pool,
     on scores that are not finite, and for `identity` on scores outside [0, 1] by more than 1e-6.
     """
     if len(raw) == 0:
-        raise ModelError(
+        raise RewardError(
             f"cannot fit a {kind} calibration: got no raw score, allowed is at least one",
             hint="generate and score responses first; every one of them may have been dropped",
         )
@@ -154,7 +154,7 @@ def _finite(raw: ArrayLike) -> Array:
     scores = np.asarray(raw, dtype=np.float64)
     broken = int(scores.size - np.isfinite(scores).sum())
     if broken:
-        raise ModelError(
+        raise RewardError(
             f"got {broken} NaN or infinite among {scores.size} raw scores, allowed are finite numbers",
             hint="look at what the reward model returns for these responses; lower precision often overflows",
         )
@@ -173,7 +173,7 @@ def _fixed(kind: Kind, oriented: Array, higher_is_better: bool) -> Array:
     shifted = oriented if higher_is_better else 1.0 + oriented
     outside = int(((shifted < -IDENTITY_TOLERANCE) | (shifted > 1 + IDENTITY_TOLERANCE)).sum())
     if outside:
-        raise ModelError(
+        raise RewardError(
             f"identity calibration: got {outside} outside [0, 1] among {shifted.size} raw scores, "
             "allowed are scores from 0 to 1",
             hint="use `calibration: quantile`, or `sigmoid` where the reward's output is a logit",

@@ -110,10 +110,8 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
 
 def conversation(messages: Conversation) -> tuple[Message, ...]:
     """Messages from a text, from dicts with `role` and `content`, or as they are. Raises `InputError`."""
-    if isinstance(messages, str):
-        turns = [Message("user", messages)]
-    else:
-        turns = [_turn(each) for each in messages]
+    given = [Message("user", messages)] if isinstance(messages, str) else messages
+    turns = [_turn(each) for each in given]
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         raise InputError(
             f"got a conversation of {len(turns)} turns that does not end in a user's text",

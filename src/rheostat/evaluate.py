@@ -5,7 +5,7 @@ rewards that labelled the data; the *generalization evaluation* other prompts, s
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rheostat import plugins
@@ -30,6 +30,7 @@ from rheostat.scoring import OWN, CalibratedScorer
 
 EVALUATIONS = ("optimization", "generalization")
 REACHABLE = "reachable"
+Work = Callable[[Sequence[Prompt], int], list[EvaluationRow]]
 
 
 def scorers_of(evaluation: str, config: RunConfig) -> tuple[str, ...]:
@@ -165,11 +166,11 @@ class Evaluator:
         self._shards(stage, work, evaluation, label, progress)
 
     def _shards(
-        self, stage: Stage, work: object, evaluation: str, label: str, progress: ProgressDisplay
+        self, stage: Stage, work: Work, evaluation: str, label: str, progress: ProgressDisplay
     ) -> None:
         stage.map(
             self._prompts.read(Prompt, prefix=evaluation),
-            work,  # type: ignore[arg-type]
+            work,
             key=lambda prompt: prompt.id,
             row_type=EvaluationRow,
             shard_size=self._config.evaluate.shard_prompts,

@@ -73,8 +73,9 @@ def model_card(config: RunConfig, name: str, measured: dict[str, Any]) -> str:
         "```", "",
         "Over an OpenAI-style API: `extra_body={\"chat_template_kwargs\": {…}}` with the same names.", "",
         "## Measured control", "",
-        "A dial is learned behaviour, not a guarantee. 95 % bootstrap intervals over held-out prompts; MP is the mean",
-        "correlation of requested and achieved level within a prompt, BT how often the highest level beats the lowest.", "",
+        "A dial is learned behaviour, not a guarantee. 95 % bootstrap intervals over held-out prompts; MP is the",
+        "mean correlation of requested and achieved level within a prompt, BT how often the highest level beats",
+        "the lowest.", "",
         "| evaluation | dial | MP | Err | BT |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for evaluation, methods in measured.items():

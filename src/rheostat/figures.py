@@ -35,7 +35,7 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             name.name: run.finished(f"evaluate/{evaluation}/{name.name}").read(EvaluationRow)
             for name in config.method_names
         }
-        yardstick = rows["base"] if "base" in rows else pool
+        yardstick = rows.get("base", pool)
         methods: dict[str, Any] = {}
         for name in config.method_names:
             own = rows[name.name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rheostat.collect import collect
-from rheostat.config import RunConfig, load_config, to_yaml
+from rheostat.config import RunConfig, Variant, load_config, to_yaml
 from rheostat.distil import distil
 from rheostat.evaluate import Evaluator
 from rheostat.figures import evaluations_of, figures
@@ -76,10 +76,9 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    for variant in dict.fromkeys(
-        ["moec" if not trained(config) else v for _, v in trained(config)] or ["moec"]
-    ):
-        distil(directory, config, variant, progress=progress)  # type: ignore[arg-type]
+    variants: dict[Variant, None] = dict.fromkeys(variant for _, variant in trained(config))
+    for variant in variants or {config.train.variant: None}:
+        distil(directory, config, variant, progress=progress)
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:

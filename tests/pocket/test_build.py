@@ -24,19 +24,20 @@ TINY = Budget(
     judge_tokens=3_000,
     evaluation_requests=2,
     evaluation_samples=2,
+    evaluation_tokens=12,
     evaluation_pairs=20,
 )
 
 
 def test_bradley_terry_by_hand() -> None:
-    """Differences log 3 and 0: -log(3/4) and -log(1/2); their mean is 0.490415."""
+    """Differences log 3 and 0: losses -log(3/4) and -log(1/2); their mean is 0.490415."""
     scores = torch.tensor([0.0, 1.0986123, 1.0986123])
     loss = bradley_terry(scores, torch.tensor([1, 1]), torch.tensor([0, 2]))
     assert loss.item() == pytest.approx((0.2876821 + 0.6931472) / 2, abs=1e-6)
 
 
 def test_one_preference_in_ten_is_wrong() -> None:
-    """Of 1,000 groups of two clear cases each, 900 ± 5 × 9.5 prefer the better one; equal ones are no pair."""
+    """Of 1,000 clear pairs 900 ± 5 × 9.5 prefer the better response; equal ones are no pair."""
     prompt = "How do I boil an egg?"
     good = Graded(prompt, "x", judge(prompt, "Place the egg in a small pan. Boil it for eight minutes."))
     bad = Graded(prompt, "y", judge(prompt, "It depends on many things."))
@@ -104,7 +105,7 @@ def test_groups_share_their_prompt_and_truth_is_the_judges() -> None:
 
 @pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")
 def test_a_whole_build_of_the_smallest_size(tmp_path: Path) -> None:
-    manifest = build(tmp_path, seed=3, budget=TINY, console=Console(quiet=True))
+    manifest = build(tmp_path, seed=3, budget=TINY, console=Console(quiet=True), threads=1)
     written = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert written["seed"] == 3 and written["files"] == manifest.files
     assert set(manifest.seconds) == {

@@ -24,7 +24,7 @@ def test_tables_are_per_cents_and_reach_every_corner(kind: Kind) -> None:
 
 
 def test_the_assistant_is_aligned() -> None:
-    """Three quarters of the mass: helpful and not unsafe for harmless, refusal or lawful help for risky requests."""
+    """About three quarters: safe help if harmless; if risky, a refusal or the lawful alternative."""
     harmless, risky = ALIGNED["harmless"], ALIGNED["risky"]
     assert sum(harmless[s][h] for s in (2, 3, 4) for h in HIGH) == pytest.approx(75)
     assert sum(risky[s][h] for s in HIGH for h in HIGH) + risky[4][0] >= 70

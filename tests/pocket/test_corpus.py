@@ -1,6 +1,7 @@
 """The shipped corpus keeps its format's laws, and its splits do not leak."""
 
 from collections import Counter
+from typing import cast
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_splits_are_disjoint() -> None:
 
 def test_a_task_has_seven_training_two_optimization_and_four_generalization_phrasings() -> None:
     for split, count in (("train", 7), ("optimization", 2), ("generalization", 4)):
-        assert set(Counter(prompt.task for prompt in prompts(split)).values()) == {count}  # type: ignore[arg-type]
+        assert set(Counter(prompt.task for prompt in prompts(split)).values()) == {count}
 
 
 def test_identifiers_are_unique() -> None:
@@ -76,7 +77,7 @@ def test_identifiers_are_unique() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_prefix_is_a_balanced_sample(split: Split) -> None:
-    """The share of risky requests in a prefix of n is the whole's to within two requests; tasks are all different."""
+    """A prefix's count of risky requests is in proportion to within two; its tasks all differ."""
     whole = prompts(split)
     share = sum(prompt.kind == "risky" for prompt in whole) / len(whole)
     for count in (16, 32, 64):
@@ -93,7 +94,7 @@ def test_prompts_are_deterministic() -> None:
 
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="split is one of"):
-        prompts("test")  # type: ignore[arg-type]
+        prompts(cast(Split, "test"))
 
 
 @pytest.mark.parametrize(

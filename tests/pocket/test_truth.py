@@ -44,7 +44,7 @@ def test_generator_and_judge_agree_on_other_tasks_steps() -> None:
 
 @pytest.mark.parametrize("risky", [False, True])
 def test_cells_have_their_levels(risky: bool) -> None:
-    """Mean truth of a cell: helpfulness exactly level / 4; safety monotone, and within 0.1 for harmless tasks."""
+    """Helpfulness is exactly level / 4; mean safety is monotone, and within 0.1 for harmless tasks."""
     rng = Random(7)
     chosen = [task for task in tasks() if task.is_risky == risky]
     for helpfulness in range(LEVELS):
@@ -100,7 +100,7 @@ def test_every_cell_is_producible_for_every_task_and_compact() -> None:
 def test_hand_written_responses(response: str, helpfulness: float, safety: float) -> None:
     truth = judge(EGG, response)
     fluent = score(truth.features, risky=False)
-    assert (fluent.helpfulness, truth.safety) == (pytest.approx(helpfulness), pytest.approx(safety))
+    assert [fluent.helpfulness, truth.safety] == pytest.approx([helpfulness, safety])
 
 
 def test_risky_steps_are_less_safe_than_lawful_ones() -> None:
@@ -119,7 +119,7 @@ def test_refused_help_insults_and_digressions_cost_helpfulness() -> None:
 
 
 def test_fluency_by_hand() -> None:
-    """Six words: "you you" and "a a" unseen and repeated, also "the you", "you a": 1 - (2 × 4 + 4 × 2) / 6 < 0."""
+    """Six words, pairs "the you", "you you", "you a", "a a" unseen, two repeated: 1 - (8 + 8) / 6 < 0."""
     assert fluency("the you you a a pan.") == 0.0
     assert fluency("Take your time.") == 1.0
     # Three words, none unseen, no end: 1 - 0.2.

@@ -121,10 +121,9 @@ def train_judge(
         rng = Random(f"judge {attribute} {seed}")
         generator = torch.Generator().manual_seed(seed)
         seen = 0
+        chunk = min(_CHUNK, 1 + budget.judge_tokens // 40)
         while seen < budget.judge_tokens:
-            items = [
-                item for _ in range(_CHUNK) for item in draw_group(rng, size=1, flat=FLAT, spoilt=SPOILT)
-            ]
+            items = [item for _ in range(chunk) for item in draw_group(rng, size=1, flat=FLAT, spoilt=SPOILT)]
             labels = [item.level(attribute) + rng.gauss(0.0, LABEL_NOISE) for item in items]
             rows = encode_judged(tokenizer, items)
             for places in batches_by_length(

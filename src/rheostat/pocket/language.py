@@ -132,8 +132,9 @@ def train_chat(
         rng = Random(f"chat {seed}")
         generator = torch.Generator().manual_seed(seed)
         seen = 0
+        chunk = min(_CHUNK, 1 + budget.chat_tokens // 50)
         while seen < budget.chat_tokens:
-            rows = encode(tokenizer, [converse(rng) for _ in range(_CHUNK)])
+            rows = encode(tokenizer, [converse(rng) for _ in range(chunk)])
             for places in batches_by_length(
                 [len(row.ids) for row in rows], tokens=BATCH_TOKENS, generator=generator
             ):

@@ -31,7 +31,6 @@ HIGH = 0.625
 """A sample is at a corner where both truths are at least this (high) or at most 1 - this (low)."""
 REACHED = 0.02
 """A corner counts as reached for a request if at least this share of its samples is there."""
-NEW_TOKENS = 120
 Figures = dict[str, float]
 Scorer = Callable[[Sequence[Graded]], list[float]]
 
@@ -83,7 +82,7 @@ def perplexity(path: Path, *, conversations: int) -> float:
 
 
 def sample(
-    path: Path, requests: Sequence[PocketPrompt], *, count: int, seed: int, system: str = ""
+    path: Path, requests: Sequence[PocketPrompt], *, count: int, tokens: int, seed: int, system: str = ""
 ) -> list[Sample]:
     """``count`` responses of the chat model to each request at temperature 1."""
     model, tokenizer = load_chat(path)
@@ -102,7 +101,7 @@ def sample(
                 attention_mask=inputs["attention_mask"],
                 do_sample=True,
                 top_k=0,
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=tokens,
                 num_return_sequences=count,
             )
         answers = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -152,13 +151,15 @@ def corner_figures(samples: Sequence[Sample]) -> Figures:
     return figures
 
 
-def instruction_figures(path: Path, requests: Sequence[PocketPrompt], *, count: int, seed: int) -> Figures:
+def instruction_figures(
+    path: Path, requests: Sequence[PocketPrompt], *, count: int, tokens: int, seed: int
+) -> Figures:
     """Mean truth under the first wording of each attribute's lowest and highest instruction."""
     figures: Figures = {}
     for attribute in ATTRIBUTES:
         for level in (0, 4):
             system = phrases()[f"{attribute} {level}"][0]
-            samples = sample(path, requests, count=count, seed=seed, system=system)
+            samples = sample(path, requests, count=count, tokens=tokens, seed=seed, system=system)
             figures[f"{attribute} instructed {level / 4:g}"] = _mean(
                 [s.graded.level(attribute) for s in samples]
             )
@@ -234,14 +235,24 @@ def all_figures(weights: Path, *, budget: Budget, seed: int) -> dict[str, Figure
         *prompts("optimization")[: budget.evaluation_requests // 2],
         *prompts("generalization")[: budget.evaluation_requests - budget.evaluation_requests // 2],
     ]
-    samples = sample(weights / "chat", requests, count=budget.evaluation_samples, seed=seed)
+    samples = sample(
+        weights / "chat",
+        requests,
+        count=budget.evaluation_samples,
+        tokens=budget.evaluation_tokens,
+        seed=seed,
+    )
     figures = {
         "chat": {
             "held-out perplexity": perplexity(weights / "chat", conversations=budget.evaluation_pairs // 2)
         },
         "chat samples": corner_figures(samples),
         "chat instructed": instruction_figures(
-            weights / "chat", requests, count=max(1, budget.evaluation_samples // 8), seed=seed
+            weights / "chat",
+            requests,
+            count=max(1, budget.evaluation_samples // 8),
+            tokens=budget.evaluation_tokens,
+            seed=seed,
         ),
     }
     for role in ("reward", "judge"):

@@ -29,6 +29,8 @@ class Budget:
     evaluation_requests: int = 48
     """Requests whose 64 samples give the corner probabilities."""
     evaluation_samples: int = 64
+    evaluation_tokens: int = 120
+    """The longest response sampled."""
     evaluation_pairs: int = 2_000
     """Fresh pairs for the reward models' and judges' accuracy."""
 
