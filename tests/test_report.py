@@ -455,8 +455,10 @@ def test_headline_names_the_best_method_and_its_rival() -> None:
     )
 
 
-def test_headline_admits_a_dial_that_does_not_move() -> None:
-    evaluation = {"evaluations": {"optimization": {"clm": made_up(0.02, 0.48)}}}
+@pytest.mark.parametrize(("mp", "bt_low"), [(0.4, 0.48), (0.02, 0.6)])
+def test_headline_admits_a_dial_that_does_not_move(mp: float, bt_low: float) -> None:
+    """Either BT's interval reaches one half, or MP's (0.05 either way) reaches 0."""
+    evaluation = {"evaluations": {"optimization": {"clm": made_up(mp, bt_low)}}}
     assert "No method moves every dial beyond chance" in report_tables.headline(evaluation, ["safety"])
 
 

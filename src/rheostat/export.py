@@ -1,18 +1,15 @@
 """Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
-
-from transformers import AutoTokenizer
 
 from rheostat.config import RunConfig, load_config
 from rheostat.control_template import dialled_template
 from rheostat.dialled import CARD, tuned_model
 from rheostat.errors import StorageError
 from rheostat.figures import evaluations_of, figures
-from rheostat.models import quiet
+from rheostat.models import Dtype, load_policy, quiet
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
 from rheostat.storage import storage_errors, write_json, write_text
@@ -20,10 +17,10 @@ from rheostat.storage import storage_errors, write_json, write_text
 SCHEMA = 1
 
 
-def export(run: Path, to: Path, *, method: str | None = None) -> Path:
+def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | None = None) -> Path:
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
-    Weights, tokenizer, the chat template with dials, `rheostat.json` (levels, calibration, versions) and a model
+    Weights (in `dtype`, or the recipe's), tokenizer, the chat template with dials, `rheostat.json` (levels, calibration, versions) and a model
     card with the measured control. Raises `StageMissing`, `ModelError`, `StorageError`.
     """
     with RunDirectory.open(run, read_only=True) as directory:
@@ -35,10 +32,13 @@ def export(run: Path, to: Path, *, method: str | None = None) -> Path:
         )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
-    with storage_errors(to):
-        shutil.copytree(model, to, dirs_exist_ok=True)
-    with quiet():
-        template = AutoTokenizer.from_pretrained(str(to)).chat_template
+    policy = load_policy(str(model.resolve()), dtype=dtype or config.dtype, device="cpu")
+    with storage_errors(to), quiet():
+        to.mkdir(parents=True, exist_ok=True)
+        policy.model.save_pretrained(to)
+        policy.tokenizer.save_pretrained(to)
+    template = policy.tokenizer.chat_template
+    assert isinstance(template, str), type(template)
     control_format = config.control_format
     write_text(to / "chat_template.jinja", dialled_template(template, control_format))
     write_json(

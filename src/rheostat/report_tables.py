@@ -86,7 +86,9 @@ def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
     methods: Methods = evaluation["evaluations"]["optimization"]
     best = best_method(evaluation, attributes)
     figures = methods[best]["attributes"]
-    stuck = [name for name in attributes if figures[name]["BT"]["low"] <= 0.5]
+    stuck = [
+        name for name in attributes if figures[name]["BT"]["low"] <= 0.5 or figures[name]["MP"]["low"] <= 0
+    ]
     follows = _and([f"MP {_with_interval(figures[name]['MP'])} for {name}" for name in attributes])
     wins = _and([f"{name} in {100 * figures[name]['BT']['value']:.0f} %" for name in attributes])
     if stuck:
