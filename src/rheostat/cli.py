@@ -237,8 +237,8 @@ def export(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The model directory to write.")],
     method: MethodOption = None,
     dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16. [default: the recipe's]"),
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option("--dtype", help="The weights' type. [default: the recipe's]"),
     ] = None,
 ) -> None:
     """Write a tuned model as a directory to serve.
@@ -247,11 +247,6 @@ def export(
     """
     from rheostat.export import export as write
 
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise InputError(
-            f"--dtype: got {dtype!r}, allowed are float32, bfloat16 and float16",
-            hint="leave it out for the recipe's",
-        )
     write(run, to, method=method, dtype=dtype)
     typer.echo(str(to))
 

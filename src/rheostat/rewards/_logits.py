@@ -1,7 +1,7 @@
 """The logits of a one-logit classifier for many token rows, computed with as little work as they need.
 
-Rows of like length make a batch. Where several rows begin alike, as the responses to one prompt do, a decoder reads
-the beginning once and keeps its keys and values for all of them.
+Rows of like length make a batch. Where several rows begin alike, as the responses to one prompt do, a decoder
+reads the beginning once and keeps its keys and values for all of them.
 """
 
 import inspect
