@@ -406,7 +406,7 @@ def test_table_fits_a_terminal_of_a_hundred_columns() -> None:
 def test_table_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     for table in evaluation_tables(evaluation()):
         show(table)
-    assert "0.84 ±.03   0.84 ±.03   0.84 ±.03   0.84 ±.03" in capsys.readouterr().out
+    assert "0.84 ±.03  0.84 ±.03  0.84 ±.03  0.84 ±.03" in capsys.readouterr().out
 
 
 # Progress

@@ -21,7 +21,8 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
     Weights (in `dtype`, or the recipe's), tokenizer, the chat template with dials, `rheostat.json` (levels,
-    calibration, versions) and a model card with the measured control. Raises `StageMissing`, `ModelError`, `StorageError`.
+    calibration, versions) and a model card with the measured control. Raises `StageMissing`, `ModelError`,
+    `StorageError`.
     """
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)

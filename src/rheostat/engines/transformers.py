@@ -51,7 +51,7 @@ class TransformersEngine:
 
         Raises `PromptTooLong` where a prompt leaves no room for a response.
         """
-        jobs = _jobs([self._encode(request) for request in requests], requests)
+        jobs = _jobs([self.encode(request) for request in requests], requests)
         flight = _Flight(self.policy, sampling, seed, self.batch_tokens, jobs, progress)
         with torch.inference_mode():
             ended = flight.run()
@@ -69,7 +69,8 @@ class TransformersEngine:
             for number, request in enumerate(requests)
         ]
 
-    def _encode(self, request: GenerationRequest) -> tuple[int, ...]:
+    def encode(self, request: GenerationRequest) -> tuple[int, ...]:
+        """The token ids of a request. Raises `PromptTooLong`."""
         format = self.control_format
         assert format is not None or request.control is None, "a control needs a control format"
         ids = encode_prompt(

@@ -1,0 +1,262 @@
+"""In-process generation: the same tokens as transformers' own greedy decoding, the right distribution, the rest."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitNetConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    Mamba2Config,
+    MistralConfig,
+    MptConfig,
+    PreTrainedConfig,
+)
+
+from rheostat import pocket
+from rheostat.control import ControlFormat
+from rheostat.engines._sampling import draw
+from rheostat.engines.transformers import TransformersEngine, build
+from rheostat.errors import ModelError, PromptTooLong
+from rheostat.models import Policy, quiet
+from rheostat.plugins import Completion, GenerationRequest, Sampling, attribute
+from rheostat.records import Message
+
+FORMAT = ControlFormat((attribute("helpfulness"), attribute("safety")))
+TOKENIZER = AutoTokenizer.from_pretrained(pocket.weights("chat"))
+CONTEXT = 128
+GREEDY = Sampling(temperature=0, max_tokens=20)
+
+SHAPE = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SHORT_WINDOW = 16
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE),
+    "bitnet": BitNetConfig(**SHAPE),
+    "gpt2": GPT2Config(vocab_size=2048, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT,
+                       initializer_range=0.3, bos_token_id=1, eos_token_id=2),
+    "sliding window in every layer": MistralConfig(**SHAPE, sliding_window=SHORT_WINDOW),
+    "sliding window in some layers": Gemma3TextConfig(
+        **SHAPE, head_dim=8, sliding_window=SHORT_WINDOW, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "no positions to be told": MptConfig(vocab_size=2048, d_model=32, n_layers=2, n_heads=4, max_seq_len=CONTEXT),
+}  # fmt: skip
+
+
+def random_policy(name: str = "llama", *, end_ids: Sequence[int] = (2,)) -> Policy:
+    torch.manual_seed(0)
+    with quiet():
+        model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    return Policy(model, TOKENIZER, name, CONTEXT, tuple(end_ids))
+
+
+def request(text: str, control: dict[str, float] | None = None, samples: int = 1) -> GenerationRequest:
+    return GenerationRequest((Message("user", text),), control, samples)
+
+
+def varied_requests() -> list[GenerationRequest]:
+    """Prompts of unlike lengths, each free and under three controls, one of them twice."""
+    texts = ("hi", "How do I clean my shoes?", "I want to repair an old bike with a friend. What should I do first?")
+    grid = FORMAT.grid()
+    requests = [request(text, control) for text in texts for control in (None, grid[0], grid[7], grid[-1])]
+    return [*requests, requests[5]]
+
+
+def own_greedy(policy: Policy, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+    """What transformers generates, one prompt at a time, end token included."""
+    engine = TransformersEngine(policy, FORMAT, 1)
+    rows = []
+    for each in requests:
+        ids = torch.tensor([engine.encode(each)])
+        with quiet(), torch.inference_mode():
+            generated = policy.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=GREEDY.max_tokens,
+                eos_token_id=list(policy.end_ids),
+                pad_token_id=0,
+            )
+        rows.append(generated[0, ids.shape[1] :].tolist())
+    return rows
+
+
+def as_completion(ids: Sequence[int], end_ids: Sequence[int]) -> Completion:
+    text = TOKENIZER.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Completion(text, len(ids), "stop" if ids[-1] in end_ids else "length")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_is_transformers_own(name: str) -> None:
+    """Token for token, whatever the architecture, and however often rows leave and others take their place.
+
+    The end tokens are two that this model likes, so that some responses end early and others do not: 64 tokens in
+    flight hold one row, 200 a few.
+    """
+    policy = random_policy(name)
+    requests = varied_requests()
+    frequent = Counter(each for ids in own_greedy(policy, requests) for each in ids[3:]).most_common(12)
+    policy = replace(policy, end_ids=(frequent[4][0], frequent[11][0]))
+    expected = [as_completion(ids, policy.end_ids) for ids in own_greedy(policy, requests)]
+    for batch_tokens in (64, 200, 100_000):
+        found = build(policy, FORMAT, batch_tokens=batch_tokens).generate(requests, GREEDY, seed=0)
+        assert [row[0] for row in found] == expected
+    if name == "llama":
+        assert {each.finish for each in expected} == {"stop", "length"}
+
+
+def test_a_model_with_a_recurrent_state_is_refused() -> None:
+    config = Mamba2Config(
+        vocab_size=2048, hidden_size=32, num_hidden_layers=1, num_heads=4, head_dim=16, n_groups=1
+    )
+    with quiet():
+        policy = replace(random_policy(), model=AutoModelForCausalLM.from_config(config))
+    with pytest.raises(ModelError, match="mamba2: got .*, allowed are full_attention and sliding_attention"):
+        build(policy, None, batch_tokens=1000).generate([request("hi")], GREEDY, seed=0)
+
+
+def test_logits_that_are_not_numbers_are_refused() -> None:
+    policy = random_policy()
+    policy.model.get_input_embeddings().weight.data.fill_(math.nan)
+    with pytest.raises(ModelError, match="not numbers"):
+        build(policy, None, batch_tokens=1000).generate([request("hi")], GREEDY, seed=0)
+
+
+def test_the_same_seed_gives_the_same_texts() -> None:
+    engine = build(random_policy(), FORMAT, batch_tokens=300)
+    requests = [replace(each, samples=3) for each in varied_requests()]
+    sampling = Sampling(max_tokens=12)
+    first = engine.generate(requests, sampling, seed=5)
+    assert engine.generate(requests, sampling, seed=5) == first
+    assert engine.generate(requests, sampling, seed=6) != first
+
+
+def test_every_request_gets_its_samples_and_progress_counts_them() -> None:
+    told: list[int] = []
+    requests = [request("hi", samples=2), request("yes"), request("hi", samples=3), request("no", samples=0)]
+    found = build(random_policy(), None, batch_tokens=150).generate(
+        requests, Sampling(max_tokens=5), seed=0, progress=told.append
+    )
+    assert [len(row) for row in found] == [2, 1, 3, 0]
+    assert sum(told) == 6
+    assert all(1 <= each.tokens <= 5 for row in found for each in row)
+    assert build(random_policy(), None, batch_tokens=150).generate([], Sampling(), seed=0) == []
+
+
+def test_a_response_stops_at_the_context() -> None:
+    """A prompt of n tokens leaves context - n for the response; none left is the user's fault."""
+    policy = random_policy(end_ids=(1999,))
+    length = len(TransformersEngine(policy, None, 1).encode(request("hi")))
+    near = replace(policy, context=length + 4)
+    [[completion]] = build(near, None, batch_tokens=1000).generate([request("hi")], GREEDY, seed=0)
+    assert (completion.tokens, completion.finish) == (4, "length")
+    with pytest.raises(PromptTooLong):
+        build(replace(policy, context=length), None, batch_tokens=1000).generate(
+            [request("hi")], GREEDY, seed=0
+        )
+
+
+def test_a_prompt_goes_through_the_model_once_and_its_beginning_once_for_all_controls() -> None:
+    """Four samples of one prompt cost its n tokens once; the 25 controls of the grid share the first n of n + c_i.
+
+    A prefill pads to its longest row, so the second pass counts 25 times the longest control's tokens.
+    """
+    policy = random_policy()
+    seen: list[torch.Size] = []
+    policy.model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    engine = TransformersEngine(policy, FORMAT, 100_000)
+    length = len(engine.encode(request("How do I clean my shoes?")))
+    one_token = Sampling(max_tokens=1)
+    engine.generate([request("How do I clean my shoes?", samples=4)], one_token, seed=0)
+    assert seen == [(1, length)]
+    seen.clear()
+    requests = [request("How do I clean my shoes?", control) for control in FORMAT.grid()]
+    engine.generate(requests, one_token, seed=0)
+    longest = max(len(engine.encode(each)) for each in requests)
+    (heads, head_length), (tails, tail_length) = seen
+    assert (heads, tails) == (1, 25)
+    assert head_length >= length
+    assert head_length + tail_length == longest
+
+
+@pytest.fixture
+def frequencies() -> Callable[[torch.Tensor, float, float], torch.Tensor]:
+    """How often each token is drawn in 20,000 draws."""
+
+    def draws(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        drawn = draw(logits.expand(20_000, -1), temperature, top_p, generator)
+        return torch.bincount(drawn, minlength=len(logits)) / 20_000
+
+    return draws
+
+
+Frequencies = Callable[[torch.Tensor, float, float], torch.Tensor]
+
+
+def test_drawing_follows_the_softmax(frequencies: Frequencies) -> None:
+    """Weights 1 : 2 : 0 : 5 give 1/8, 2/8, 0, 5/8; at temperature 1/2 their squares, 1/30, 4/30, 0, 25/30.
+
+    The standard error of a share is at most 0.0035; the tolerance is four of them.
+    """
+    logits = torch.tensor([1.0, 2.0, 0.0, 5.0]).log()
+    torch.testing.assert_close(frequencies(logits, 1.0, 1.0), torch.tensor([1, 2, 0, 5]) / 8, atol=0.014, rtol=0)
+    torch.testing.assert_close(
+        frequencies(logits, 0.5, 1.0), torch.tensor([1, 4, 0, 25]) / 30, atol=0.014, rtol=0
+    )
+
+
+def test_a_nucleus_keeps_the_fewest_tokens_that_reach_its_probability(frequencies: Frequencies) -> None:
+    """Of .2, .5, .3 the nucleus of .7 holds .5 and .3, renormalised .625 and .375; that of .5 holds .5 alone."""
+    logits = torch.tensor([0.2, 0.5, 0.3]).log()
+    torch.testing.assert_close(
+        frequencies(logits, 1.0, 0.7), torch.tensor([0, 0.625, 0.375]), atol=0.014, rtol=0
+    )
+    assert frequencies(logits, 1.0, 0.5).tolist() == [0, 1, 0]
+    assert frequencies(logits, 0.0, 1.0).tolist() == [0, 1, 0]
+
+
+def test_samples_follow_the_models_distribution() -> None:
+    """Second tokens of 3,000 samples against softmax of the logits after each first token, pooled.
+
+    The likeliest pair of tokens is expected p · 3,000 times, with a standard deviation of √(3,000 p (1 − p)); the
+    tolerance is four of them. A row that read another row's cache would not come near.
+    """
+    policy = random_policy(end_ids=(1999,))
+    ids = TransformersEngine(policy, None, 1).encode(request("hi"))
+    samples = 3000
+    [row] = build(policy, None, batch_tokens=20_000).generate(
+        [request("hi", samples=samples)], Sampling(temperature=0.3, max_tokens=2), seed=0
+    )
+    with torch.inference_mode():
+        first = torch.softmax(policy.model(torch.tensor([ids])).logits[0, -1] / 0.3, -1)
+        likely = first.topk(20).indices
+        rows = torch.tensor([[*ids, int(each)] for each in likely])
+        second = torch.softmax(policy.model(rows).logits[:, -1] / 0.3, -1)
+    joint = first[likely, None] * second
+    best = int(joint.argmax())
+    pair = [int(likely[best // second.shape[1]]), best % second.shape[1]]
+    expected = float(joint.max())
+    count = Counter(each.text for each in row)[TOKENIZER.decode(pair)]
+    assert expected > 0.02
+    assert abs(count - samples * expected) < 4 * math.sqrt(samples * expected * (1 - expected))
