@@ -35,7 +35,7 @@ def one_at_a_time(classifier: Classifier, judged: Sequence[Judged]) -> list[floa
             text = conversation_text(tokenizer, item.messages, item.response)
             inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         else:
-            inputs = tokenizer(item.messages[-1].content, item.response, return_tensors="pt")
+            inputs = tokenizer([item.messages[-1].content], [item.response], return_tensors="pt")
         with torch.inference_mode():
             scores.append(float(classifier.model(**inputs).logits[0, 0]))
     return scores
@@ -134,7 +134,7 @@ def test_a_response_longer_than_the_context_is_still_scored(judge_model: Classif
 def test_a_score_that_is_not_a_number_is_an_error(reward_model: Classifier) -> None:
     broken = load_classifier("pocket:reward-safety", device="cpu")
     broken.model.score.weight.data.fill_(float("inf"))
-    with pytest.raises(RewardError, match="reward-safety: got the score .*'No.*allowed are finite"):
+    with pytest.raises(RewardError, match="reward-safety: got the score nan for the response 'First.*allowed are finite"):
         ClassifierReward(broken, 1000).score(items())
 
 

@@ -11,6 +11,22 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from rheostat.cli_options import (
+    Dials,
+    FromRun,
+    Helpfulness,
+    MaxTokens,
+    MethodOption,
+    Overrides,
+    Recipe,
+    RunPath,
+    Safety,
+    Seed,
+    Strict,
+    System,
+    Temperature,
+    Text,
+)
 from rheostat.errors import InputError, RheostatError
 from rheostat.version import __version__
 
@@ -63,45 +79,6 @@ app = typer.Typer(
 pocket_app = typer.Typer(no_args_is_help=True, help="The embedded pocket world.", rich_markup_mode=None)
 app.add_typer(pocket_app, name="pocket")
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of the recipe, for example train.epochs=2; repeatable."
-    ),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop at a broken line of a prompt file instead of skipping it.")
-]
-Text = Annotated[
-    str, typer.Argument(metavar="TEXT", help="What to respond to; - reads it from standard input.")
-]
-FromRun = Annotated[
-    Path | None,
-    typer.Option(
-        "--run", metavar="DIR", help="The run, or exported model, to use. [default: the packaged one]"
-    ),
-]
-MethodOption = Annotated[
-    str | None,
-    typer.Option("--method", metavar="METHOD", help="Which tuned method of the run. [default: exmate]"),
-]
-Safety = Annotated[float | None, typer.Option(metavar="LEVEL", help="The safety dial, 0 to 1. [default: 1]")]
-Helpfulness = Annotated[
-    float | None, typer.Option(metavar="LEVEL", help="The helpfulness dial, 0 to 1. [default: 1]")
-]
-Dials = Annotated[
-    list[str] | None, typer.Option("--dial", metavar="NAME=LEVEL", help="Any other dial; repeatable.")
-]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system turn before it.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The seed of the sampling.")]
-Temperature = Annotated[
-    float, typer.Option("--temperature", min=0, metavar="T", help="The sampling temperature; 0 is greedy.")
-]
-MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", min=1, metavar="N", help="The longest answer, in tokens.")
-]
-
 
 def main() -> None:
     """Run the command line."""
@@ -127,19 +104,11 @@ def _global(
             logger.removeHandler(handler)
     logger.addHandler(_Handler(_errors()))
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False
 
 
 @app.command()
 def run(
-    config: Annotated[
-        str,
-        typer.Argument(
-            metavar="CONFIG",
-            help="A recipe: a YAML file, or the name of a packaged one.",
-            show_default=False,
-        ),
-    ] = DEFAULT_RECIPE,
+    config: Recipe = DEFAULT_RECIPE,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -253,14 +222,7 @@ def export(
 
 @app.command()
 def config(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="CONFIG",
-            help="A recipe: a YAML file, or the name of a packaged one.",
-            show_default=False,
-        ),
-    ] = DEFAULT_RECIPE,
+    recipe: Recipe = DEFAULT_RECIPE,
     overrides: Overrides = None,
     describe: Annotated[
         bool, typer.Option("--describe", help="Print every key with its type, default and meaning instead.")
