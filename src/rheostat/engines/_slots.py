@@ -131,11 +131,11 @@ class SlotCache(Cache):  # type: ignore[misc]
                 layer.values[start:stop, :, columns] = source.values[prompt.row, :, first:last]
                 column = columns.stop
 
-    def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Rows `sources` to the places of `targets`, both `(moved,)`."""
+    def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
+        """The first `columns` of rows `sources` to the places of `targets`, both `(moved,)`."""
         for layer in self.layers:
-            layer.keys[targets, :, : self.longest] = layer.keys[sources, :, : self.longest]
-            layer.values[targets, :, : self.longest] = layer.values[sources, :, : self.longest]
+            layer.keys[targets, :, :columns] = layer.keys[sources, :, :columns]
+            layer.values[targets, :, :columns] = layer.values[sources, :, :columns]
 
     def step(self, row_ids: Tensor, positions: Tensor, longest: int) -> None:
         """Announces the next forward: each row's new column, and the longest row with its new token."""

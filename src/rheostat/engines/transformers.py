@@ -52,6 +52,8 @@ class TransformersEngine:
         Raises `PromptTooLong` where a prompt leaves no room for a response.
         """
         jobs = _jobs([self.encode(request) for request in requests], requests)
+        if not jobs:
+            return [[] for _ in requests]
         flight = _Flight(self.policy, sampling, seed, self.batch_tokens, jobs, progress)
         with torch.inference_mode():
             ended = flight.run()
@@ -178,7 +180,7 @@ class _Flight:
     def _decode(self) -> None:
         used = len(self.rows)
         positions = self.positions[:used]
-        longest = max(row.prompt_length - row.born for row in self.rows) + self.step + 1
+        longest = self._longest() + 1
         mask = self.column_ids[:longest] <= positions[:, None]
         self.cache.step(self.row_ids[:used], positions, longest)
         logits = self.forward(self.last[:used, None], mask, positions[:, None], self.cache)
@@ -260,7 +262,7 @@ class _Flight:
         if movers:
             sources = torch.tensor(movers, device=self.last.device)
             targets = torch.tensor(gaps, device=self.last.device)
-            self.cache.move(sources, targets)
+            self.cache.move(sources, targets, self._longest())
             for state in (self.tokens, self.counts, self.last, self.positions):
                 state[targets] = state[sources]
             for source, target in zip(movers, gaps, strict=True):
@@ -278,6 +280,10 @@ class _Flight:
         )
         self.row_ids = torch.arange(rows, device=device)
         self.column_ids = torch.arange(columns, device=device)
+
+    def _longest(self) -> int:
+        """Columns that the longest row in flight has filled."""
+        return max(row.prompt_length - row.born for row in self.rows) + self.step
 
     def _limit(self, prompt_length: int) -> int:
         return min(self.sampling.max_tokens, self.policy.context - prompt_length)
