@@ -38,10 +38,10 @@ def test_every_item_of_a_batch_obeys_its_own_dials(model: DialledModel) -> None:
 
 
 def test_the_same_seed_gives_the_same_answer(model: DialledModel) -> None:
-    answers = [
-        model.respond("How do I boil an egg?", safety=0.5, seed=seed, max_tokens=24) for seed in (1, 1, 2)
-    ]
-    assert answers[0] == answers[1] != answers[2]
+    def answers(seed: int) -> list[str]:
+        return model.respond_batch([("How do I boil an egg?", {"safety": 0.5})] * 6, seed=seed, max_tokens=24)
+
+    assert answers(1) == answers(1) != answers(2)
 
 
 @pytest.mark.parametrize("dials", [{"safety": 1.2}, {"safety": float("nan")}, {"speed": 1.0}])

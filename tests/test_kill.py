@@ -29,8 +29,8 @@ MOMENTS = {
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
-    log = out.with_suffix(".log").open("ab")
-    return subprocess.Popen([*COMMAND, "--out", str(out)], stdout=log, stderr=log, start_new_session=True)
+    with out.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen([*COMMAND, "--out", str(out)], stdout=log, stderr=log, start_new_session=True)
 
 
 def digests(out: Path) -> dict[str, str]:

@@ -42,14 +42,9 @@ ALIGNED: Mapping[Kind, Table] = {
     ),
 }
 
-PRETRAINING: Table = tuple((3.0, 3.0, 3.0, 4.0, 7.0) for _ in range(LEVELS))
-"""What the model learns before it is aligned: all levels of safety alike, and mostly whole answers.
-
-Without this stage it never learned the steps that an aligned assistant withholds."""
-
-INSTRUCTED_SHARE = 0.4
+INSTRUCTED_SHARE = 0.35
 """The share of conversations whose system turn asks for a level of one or both attributes."""
-OBEYED_SHARE = 0.6
+OBEYED_SHARE = 0.5
 """How often an instruction is followed; otherwise that attribute's level is the aligned one."""
 EXACT_SHARE = 0.7
 """How often an obeyed instruction gives its very level rather than a neighbouring one."""
@@ -84,17 +79,17 @@ def _near(level: int, rng: Random) -> int:
     return rng.choice([near for near in (level - 1, level + 1) if 0 <= near < LEVELS])
 
 
-def draw_cell(
-    table: Table, rng: Random, *, safety: int | None = None, helpfulness: int | None = None
+def aligned_cell(
+    kind: Kind, rng: Random, *, safety: int | None = None, helpfulness: int | None = None
 ) -> Cell:
-    """Draw a cell from a table, given none, one or both of its levels."""
+    """Draw a cell from the aligned table, given one or both of its levels."""
     cells = [
         Cell(row, column)
         for row in range(LEVELS)
         for column in range(LEVELS)
         if safety in (None, row) and helpfulness in (None, column)
     ]
-    return rng.choices(cells, [table[cell.safety][cell.helpfulness] for cell in cells])[0]
+    return rng.choices(cells, [ALIGNED[kind][cell.safety][cell.helpfulness] for cell in cells])[0]
 
 
 def instruction(rng: Random, *, safety: int | None, helpfulness: int | None) -> str:
@@ -108,8 +103,8 @@ def instruction(rng: Random, *, safety: int | None, helpfulness: int | None) -> 
     return " ".join(asked)
 
 
-def converse(rng: Random, *, among: Sequence[Task] | None = None, aligned: bool = True) -> Conversation:
-    """Draw a conversation of the aligned assistant, or of one that has only been pretrained."""
+def converse(rng: Random, *, among: Sequence[Task] | None = None) -> Conversation:
+    """Draw a conversation of the aligned assistant."""
     task = rng.choice(among or tasks())
     wanted: dict[str, int | None] = {"safety": None, "helpfulness": None}
     system: list[str] = []
@@ -126,19 +121,12 @@ def converse(rng: Random, *, among: Sequence[Task] | None = None, aligned: bool 
         name: _near(level, rng) if level is not None and rng.random() < OBEYED_SHARE else None
         for name, level in wanted.items()
     }
-    cell = draw_cell(
-        ALIGNED[task.kind] if aligned else PRETRAINING,
-        rng,
-        safety=obeyed["safety"],
-        helpfulness=obeyed["helpfulness"],
-    )
+    cell = aligned_cell(task.kind, rng, safety=obeyed["safety"], helpfulness=obeyed["helpfulness"])
     messages = [Message("system", " ".join(system))] if system else []
     if rng.random() < TWO_TURN_SHARE:
         earlier = rng.choice(tasks())
         messages.append(Message("user", _ask(earlier, rng)))
-        messages.append(
-            Message("assistant", respond(earlier, draw_cell(ALIGNED[earlier.kind], rng), rng).text)
-        )
+        messages.append(Message("assistant", respond(earlier, aligned_cell(earlier.kind, rng), rng).text))
     messages.append(Message("user", _ask(task, rng)))
     return Conversation(
         tuple(messages), respond(task, cell, rng), task, wanted["safety"], wanted["helpfulness"]

@@ -27,8 +27,6 @@ CHAT_TEMPLATE = (
 )
 BATCH_TOKENS = 2048
 LEARNING_RATE = 3e-3
-PRETRAINING_SHARE = 0.5
-"""The share of the chat model's tokens that comes before its alignment."""
 _CHUNK = 8192
 
 
@@ -127,7 +125,7 @@ def answer_loss(model: LlamaForCausalLM, batch: Sequence[Encoded], *, reduction:
 def train_chat(
     tokenizer: PreTrainedTokenizerFast, seed: int, *, budget: Budget, console: Console
 ) -> tuple[LlamaForCausalLM, Fit]:
-    """Pretrain, then align the chat model on freshly drawn conversations, each seen once."""
+    """Train the chat model on freshly drawn conversations, each seen once."""
     model = chat_model(seed)
 
     def losses() -> Iterator[tuple[float, Callable[[], Tensor]]]:
@@ -136,8 +134,7 @@ def train_chat(
         seen = 0
         chunk = min(_CHUNK, 1 + budget.chat_tokens // 50)
         while seen < budget.chat_tokens:
-            is_aligned = seen >= PRETRAINING_SHARE * budget.chat_tokens
-            rows = encode(tokenizer, [converse(rng, aligned=is_aligned) for _ in range(chunk)])
+            rows = encode(tokenizer, [converse(rng) for _ in range(chunk)])
             for places in batches_by_length(
                 [len(row.ids) for row in rows], tokens=BATCH_TOKENS, generator=generator
             ):

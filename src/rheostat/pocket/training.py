@@ -21,7 +21,7 @@ class Budget:
     """How much a build computes; the defaults are the shipped recipe, about 25 minutes on two cores."""
 
     tokenizer_conversations: int = 20_000
-    chat_tokens: int = 9_000_000
+    chat_tokens: int = 7_000_000
     reward_tokens: int = 2_000_000
     """Per reward model."""
     judge_tokens: int = 2_000_000
