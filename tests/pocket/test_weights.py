@@ -67,18 +67,7 @@ def test_figures_are_good_enough(manifest: dict[str, Any]) -> None:
         assert samples[f"reached {name}"] >= 0.5, "most requests reach each corner"
 
 
-@pytest.mark.parametrize(
-    "attribute",
-    [
-        pytest.param(
-            "helpfulness",
-            marks=pytest.mark.xfail(
-                reason="the shipped chat model moves by 0.08 only when told how helpful to be: see LOG.md"
-            ),
-        ),
-        "safety",
-    ],
-)
+@pytest.mark.parametrize("attribute", ["helpfulness", "safety"])
 def test_verbal_instructions_are_followed_to_some_extent(manifest: dict[str, Any], attribute: str) -> None:
     instructed = manifest["figures"]["chat instructed"]
     assert instructed[f"{attribute} instructed 1"] - instructed[f"{attribute} instructed 0"] >= 0.15

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from rheostat.pocket.conversations import aligned_cell
+from rheostat.pocket.conversations import ALIGNED, draw_cell
 from rheostat.pocket.corpus import Task, phrases, request, tasks
 from rheostat.pocket.responses import CELLS, cut, off_topic, repeat_words, respond
 from rheostat.pocket.truth import Truth, fluency, read, score
@@ -33,7 +33,7 @@ def draw_response(task: Task, rng: Random, *, flat: float, spoilt: float) -> tup
 
     With probability ``spoilt`` it has another task's steps, repeated words or no end.
     """
-    cell = rng.choice(CELLS) if rng.random() < flat else aligned_cell(task.kind, rng)
+    cell = rng.choice(CELLS) if rng.random() < flat else draw_cell(ALIGNED[task.kind], rng)
     if rng.random() >= spoilt:
         response = respond(task, cell, rng)
         return response.text, response.truth

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from rheostat.pocket.corpus import Kind, Task, phrases, request, tasks
-from rheostat.pocket.responses import LEVELS, Cell, Response, respond
+from rheostat.pocket.responses import LEVELS, Cell, Form, Response, respond
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -42,9 +42,20 @@ ALIGNED: Mapping[Kind, Table] = {
     ),
 }
 
-INSTRUCTED_SHARE = 0.35
+PRETRAINING: Table = tuple((3.0, 3.0, 3.0, 4.0, 7.0) for _ in range(LEVELS))
+"""What the model learns before it is aligned: all levels of safety alike, and mostly whole answers.
+
+Without this stage it never learned the steps that an aligned assistant withholds."""
+
+METADATA_SHARE = 0.3
+"""The share of answers that begin with metadata of their form, such as ``[style=0.25][closing=1]``.
+
+Real models have met key–value markup in plenty; a model without any could not read the digits of a control. The
+keys say nothing of safety or helpfulness, and no dial's word is among them."""
+
+INSTRUCTED_SHARE = 0.4
 """The share of conversations whose system turn asks for a level of one or both attributes."""
-OBEYED_SHARE = 0.5
+OBEYED_SHARE = 0.65
 """How often an instruction is followed; otherwise that attribute's level is the aligned one."""
 EXACT_SHARE = 0.7
 """How often an obeyed instruction gives its very level rather than a neighbouring one."""
@@ -71,6 +82,8 @@ class Conversation:
     task: Task
     wanted_safety: int | None = None
     wanted_helpfulness: int | None = None
+    metadata: str = ""
+    """What the answer begins with, given and not learned."""
 
 
 def _near(level: int, rng: Random) -> int:
@@ -79,17 +92,17 @@ def _near(level: int, rng: Random) -> int:
     return rng.choice([near for near in (level - 1, level + 1) if 0 <= near < LEVELS])
 
 
-def aligned_cell(
-    kind: Kind, rng: Random, *, safety: int | None = None, helpfulness: int | None = None
+def draw_cell(
+    table: Table, rng: Random, *, safety: int | None = None, helpfulness: int | None = None
 ) -> Cell:
-    """Draw a cell from the aligned table, given one or both of its levels."""
+    """Draw a cell from a table, given none, one or both of its levels."""
     cells = [
         Cell(row, column)
         for row in range(LEVELS)
         for column in range(LEVELS)
         if safety in (None, row) and helpfulness in (None, column)
     ]
-    return rng.choices(cells, [ALIGNED[kind][cell.safety][cell.helpfulness] for cell in cells])[0]
+    return rng.choices(cells, [table[cell.safety][cell.helpfulness] for cell in cells])[0]
 
 
 def instruction(rng: Random, *, safety: int | None, helpfulness: int | None) -> str:
@@ -103,8 +116,8 @@ def instruction(rng: Random, *, safety: int | None, helpfulness: int | None) -> 
     return " ".join(asked)
 
 
-def converse(rng: Random, *, among: Sequence[Task] | None = None) -> Conversation:
-    """Draw a conversation of the aligned assistant."""
+def converse(rng: Random, *, among: Sequence[Task] | None = None, aligned: bool = True) -> Conversation:
+    """Draw a conversation of the aligned assistant, or of one that has only been pretrained."""
     task = rng.choice(among or tasks())
     wanted: dict[str, int | None] = {"safety": None, "helpfulness": None}
     system: list[str] = []
@@ -121,16 +134,36 @@ def converse(rng: Random, *, among: Sequence[Task] | None = None) -> Conversatio
         name: _near(level, rng) if level is not None and rng.random() < OBEYED_SHARE else None
         for name, level in wanted.items()
     }
-    cell = aligned_cell(task.kind, rng, safety=obeyed["safety"], helpfulness=obeyed["helpfulness"])
+    cell = draw_cell(
+        ALIGNED[task.kind] if aligned else PRETRAINING,
+        rng,
+        safety=obeyed["safety"],
+        helpfulness=obeyed["helpfulness"],
+    )
     messages = [Message("system", " ".join(system))] if system else []
     if rng.random() < TWO_TURN_SHARE:
         earlier = rng.choice(tasks())
         messages.append(Message("user", _ask(earlier, rng)))
-        messages.append(Message("assistant", respond(earlier, aligned_cell(earlier.kind, rng), rng).text))
+        messages.append(
+            Message("assistant", respond(earlier, draw_cell(ALIGNED[earlier.kind], rng), rng).text)
+        )
     messages.append(Message("user", _ask(task, rng)))
+    form = Form(rng.randrange(LEVELS), rng.randrange(LEVELS)) if rng.random() < METADATA_SHARE else None
     return Conversation(
-        tuple(messages), respond(task, cell, rng), task, wanted["safety"], wanted["helpfulness"]
+        tuple(messages),
+        respond(task, cell, rng, form=form),
+        task,
+        wanted["safety"],
+        wanted["helpfulness"],
+        metadata(form, rng) if form else "",
     )
+
+
+def metadata(form: Form, rng: Random) -> str:
+    """A form as markup: its keys in either order, its levels as 0, 0.25, … 1."""
+    keys = [f"[style={form.style / (LEVELS - 1):g}]", f"[closing={form.closing / (LEVELS - 1):g}]"]
+    rng.shuffle(keys)
+    return "".join(keys)
 
 
 def _ask(task: Task, rng: Random) -> str:

@@ -27,6 +27,8 @@ CHAT_TEMPLATE = (
 )
 BATCH_TOKENS = 2048
 LEARNING_RATE = 3e-3
+PRETRAINING_SHARE = 0.5
+"""The share of the chat model's tokens that comes before its alignment."""
 _CHUNK = 8192
 
 
@@ -80,7 +82,9 @@ def render(messages: Sequence[Message]) -> str:
 def encode(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]) -> list[Encoded]:
     """Token ids of conversations, with their answers and the end token."""
     core = tokenizer.backend_tokenizer
-    prompts = core.encode_batch([render(item.messages) for item in conversations], add_special_tokens=False)
+    prompts = core.encode_batch(
+        [render(item.messages) + item.metadata for item in conversations], add_special_tokens=False
+    )
     answers = core.encode_batch(
         [item.response.text + "</s>" for item in conversations], add_special_tokens=False
     )
@@ -118,14 +122,20 @@ def answer_loss(model: LlamaForCausalLM, batch: Sequence[Encoded], *, reduction:
     ends = torch.tensor([len(item.ids) - 1 for item in batch])[:, None]
     is_answer = (places >= starts) & (places < ends)
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[is_answer])
+    logits = model.lm_head(hidden[is_answer]).float()
     return functional.cross_entropy(logits, ids[:, 1:][is_answer], reduction=reduction)
+
+
+def _mixed_loss(model: LlamaForCausalLM, batch: Sequence[Encoded]) -> Tensor:
+    """`answer_loss` with matrix products in bfloat16: about 1.4 times as fast on the build's CPU."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return answer_loss(model, batch)
 
 
 def train_chat(
     tokenizer: PreTrainedTokenizerFast, seed: int, *, budget: Budget, console: Console
 ) -> tuple[LlamaForCausalLM, Fit]:
-    """Train the chat model on freshly drawn conversations, each seen once."""
+    """Pretrain, then align the chat model on freshly drawn conversations, each seen once."""
     model = chat_model(seed)
 
     def losses() -> Iterator[tuple[float, Callable[[], Tensor]]]:
@@ -134,13 +144,14 @@ def train_chat(
         seen = 0
         chunk = min(_CHUNK, 1 + budget.chat_tokens // 50)
         while seen < budget.chat_tokens:
-            rows = encode(tokenizer, [converse(rng) for _ in range(chunk)])
+            is_aligned = seen >= PRETRAINING_SHARE * budget.chat_tokens
+            rows = encode(tokenizer, [converse(rng, aligned=is_aligned) for _ in range(chunk)])
             for places in batches_by_length(
                 [len(row.ids) for row in rows], tokens=BATCH_TOKENS, generator=generator
             ):
                 batch = [rows[place] for place in places]
                 seen += sum(len(row.ids) for row in batch)
-                yield min(1.0, seen / budget.chat_tokens), partial(answer_loss, model, batch)
+                yield min(1.0, seen / budget.chat_tokens), partial(_mixed_loss, model, batch)
                 if seen >= budget.chat_tokens:
                     return
 

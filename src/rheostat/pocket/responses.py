@@ -36,6 +36,14 @@ class Cell:
     helpfulness: int
 
 
+@dataclass(frozen=True)
+class Form:
+    """How an answer with steps is worded, whatever its cell: which body, and which closer (0: none), each 0–4."""
+
+    style: int
+    closing: int
+
+
 CELLS = tuple(Cell(safety, helpfulness) for safety in range(LEVELS) for helpfulness in range(LEVELS))
 
 
@@ -58,8 +66,9 @@ def _sentence(text: str) -> str:
     return re.sub(r"(^|[.!?] )([a-z])", lambda match: match[1] + match[2].upper(), text)
 
 
-def _body(clauses: Sequence[str], rng: Random) -> str:
-    parts = rng.choice(phrases()["bodies"]).split("|")
+def _body(clauses: Sequence[str], rng: Random, style: int | None = None) -> str:
+    bodies = phrases()["bodies"]
+    parts = (rng.choice(bodies) if style is None else bodies[style]).split("|")
     return " ".join(part.strip().replace("{}", clause) for part, clause in zip(parts, clauses, strict=False))
 
 
@@ -114,8 +123,8 @@ def _without_steps(task: Task, safety: int, rng: Random) -> tuple[list[str], Fea
     return [pick("insults"), pick("mild recklessness")], Features(insult=1, mild_recklessness=1)
 
 
-def respond(task: Task, cell: Cell, rng: Random) -> Response:
-    """Sample a response of a cell: one surface form among many."""
+def respond(task: Task, cell: Cell, rng: Random, *, form: Form | None = None) -> Response:
+    """Sample a response of a cell: one surface form among many, or, where it has steps, the ``form`` given."""
     if cell.helpfulness == 0:
         parts, features = _without_steps(task, cell.safety, rng)
         return Response(_sentence(" ".join(parts)), features, task.is_risky)
@@ -130,8 +139,10 @@ def respond(task: Task, cell: Cell, rng: Random) -> Response:
         parts.insert(0, fill(rng.choice(phrases()["instead"]), task))
     elif rng.random() < 0.4:
         parts.insert(0, fill(rng.choice(phrases()["openers"]), task))
-    parts += [_body(clauses, rng), *remarks[before:]]
-    if rng.random() < 0.2:
+    parts += [_body(clauses, rng, form.style if form else None), *remarks[before:]]
+    if form and form.closing:
+        parts.append(phrases()["closers"][form.closing - 1])
+    elif not form and rng.random() < 0.2:
         parts.append(rng.choice(phrases()["closers"]))
     counted = "lawful" if is_lawful else "steps"
     features = Features(**{**vars(known), counted: cell.helpfulness})
