@@ -2,12 +2,16 @@
 
     python benchmarks/sweep.py RUN --variants variants.yaml --seeds 0 1 2 --json results.jsonl
 
-RUN has finished `distil`. Each variant is a name and overrides of the recipe (`objective:` chooses the objective), each
-line of results one training: control by the run's own rewards, fluency under the base, seconds.
+RUN has finished. Each variant is a name and overrides of the recipe (`objective:` chooses the objective, `data:`
+the variant of the distillation), each line of results one training: control by the run's own rewards, control by truth
+on the generalization prompts (`T_`), fluency under the base, seconds. `--table` only prints the means over seeds, as
+Markdown. On two cores two sweeps with OMP_NUM_THREADS=1, each with its own seeds, are faster than one with both.
 """
 
 import argparse
 import json
+import math
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -92,16 +96,44 @@ def measure(policy, base, prompts, scorer, config: RunConfig, seed: int) -> dict
     return {**result, "truncated": truncated}, found
 
 
+COLUMNS = (
+    "MP_h", "MP_s", "BT_h", "BT_s", "fluency", "T_MP_h", "T_MP_s", "T_BT_h", "T_BT_s", "T_fluency", "train_seconds",
+)  # fmt: skip
+
+
+def table(rows: list[dict]) -> str:
+    """Means over seeds, and from three seeds on their standard deviations, a variant a line."""
+    lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        found = [row for row in rows if row["variant"] == name]
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in found if column in row]
+            spread = f" ±{statistics.stdev(values):.2f}" if len(values) > 2 and column != "train_seconds" else ""
+            digits = 0 if column == "train_seconds" else 2
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "")
+        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--variants", type=Path, required=True)
+    parser.add_argument("--variants", type=Path)
+    parser.add_argument("--only", nargs="+", help="of the variants, these")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--generalization", type=int, default=24, help="prompts judged by truth; 0 for none")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--show", type=int, default=0, help="print so many responses")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table([json.loads(line) for line in arguments.json.read_text().splitlines()]))
+        return
     variants = yaml.safe_load(arguments.variants.read_text())
+    if arguments.only:
+        variants = {name: variants[name] for name in arguments.only}
     done = set()
     if arguments.json.exists():
         done = {
@@ -110,9 +142,19 @@ def main() -> None:
     with RunDirectory.open(arguments.run, read_only=True) as run:
         config = load_config(run.config_path)
         prompts = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
-        data = {"moec": run.finished("distil/moec").read(Example)}
-        scorer = load_scorers(run, config, ["reward"])["reward"]
+        wanted = {changes.get("data", "moec") for changes in variants.values()}
+        data = {name: run.finished(f"distil/{name}").read(Example) for name in wanted}
+        other = run.finished("prompts").read(Prompt, prefix="generalization")[: arguments.generalization]
+        scorers = load_scorers(run, config, ["reward", *(["truth"] if other else [])])
+        scorer, truth = scorers["reward"], scorers.get("truth")
         base = load_policy(config.model)
+        own, elsewhere = (
+            sum(row.logprob for row in rows) / sum(row.tokens for row in rows)
+            for rows in (
+                run.finished(f"evaluate/{evaluation}/base").read(EvaluationRow)
+                for evaluation in ("optimization", "generalization")
+            )
+        )
         for seed in arguments.seeds:
             for name, changes in variants.items():
                 if (name, seed) in done:
@@ -123,17 +165,22 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     trained = fine_tune(
                         policy,
-                        data["moec"],
+                        data[changes.get("data", "moec")],
                         objective=changes.get("objective", "exmate"),
                         config=chosen,
                         checkpoints=Path(folder),
                     )
                 seconds = time.perf_counter() - started
                 result, found = measure(policy, base, prompts, scorer, chosen, seed)
+                if other:
+                    judged, _ = measure(policy, base, other, truth, chosen, seed)
+                    result |= {f"T_{key}": value for key, value in judged.items()}
+                    result["T_fluency"] = math.exp(result["T_nll_base"] + elsewhere)
                 row = {
                     "variant": name,
                     "seed": seed,
                     "train_seconds": round(seconds, 1),
+                    "fluency": math.exp(result["nll_base"] + own),
                     **result,
                     "last": trained["log"][-1] if trained["log"] else {},
                 }

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from rheostat.config import (
     MethodName,
     RunConfig,
-    describe_fields,
     load_config,
     objective_options,
     packaged_recipes,
     to_yaml,
     validate,
 )
+from rheostat.config_fields import describe_fields
 from rheostat.errors import ConfigError, InputError, RheostatError
 
 MINIMAL: dict[str, Any] = {
@@ -88,7 +88,19 @@ def test_judges_shorthand() -> None:
         ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are raw, moec, reranking"),
         ({"judges": {"j": {"safety": "x"}}}, "judges.j: got safety, allowed is exactly helpfulness, safety"),
         ({"train": {"objectives": {"exmat": {}}}}, "(did you mean 'exmate'?)"),
-        ({"train": {"objectives": {"exmate": {"weigth": 1}}}}, "train.objectives.exmate: "),
+        ({"methods": ["clm+x0"]}, "allowed suffixes of clm are raw, moec, reranking and x0.25"),
+        ({"methods": ["clm+x0.5+x0.25"]}, "got 'clm+x0.5+x0.25'"),
+        ({"methods": ["base+x0.5"]}, "allowed suffixes of base are none"),
+        (
+            {"train": {"objectives": {"exmate": {"weigth": 1}}}},
+            "train.objectives.exmate.weigth: unknown key (did you mean 'weight'?)",
+        ),
+        (
+            {"train": {"objectives": {"exmate": {"weight": "much"}}}},
+            "train.objectives.exmate.weight: got 'much'; input should be a valid number",
+        ),
+        ({"train": {"objectives": {"exmate": {"weight": -1}}}}, "weight: got -1.0, allowed is a finite number"),
+        ({"train": {"steps": 0}}, "train.steps: got 0"),
         ({"dtype": "int8"}, "dtype: got 'int8'"),
         ({"generate": 5}, "generate: got 5"),
         ({"model": None}, "model: got None"),
@@ -239,13 +251,26 @@ def test_method_names() -> None:
     assert (plain.method, plain.objective, plain.variant, plain.reranking) == ("prompting", None, None, False)
 
 
+def test_a_method_may_learn_from_a_share_of_the_prompts() -> None:
+    parsed = MethodName.parse("exmate+x0.25+raw")
+    assert (parsed.variant, parsed.share) == ("raw", 0.25)
+    assert str(parsed.data(validate(MINIMAL))) == "raw+x0.25"
+    assert str(MethodName.parse("clm").data(validate(MINIMAL))) == "moec"
+
+
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a: " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"nested too deeply|not YAML"):
+        load_config(path)
+
+
 def test_objective_options_come_from_the_recipe() -> None:
     config = validate({**MINIMAL, "train": {"objectives": {"exmate": {"weight": 0.25}}}})
     assert objective_options(config.train, "exmate").weight == 0.25
 
 
 def test_every_key_is_described_once() -> None:
-    rows = list(describe_fields())
+    rows = list(describe_fields(RunConfig))
     paths = [path for path, *_ in rows]
     assert len(set(paths)) == len(paths)
     assert {"model", "prompts.train", "rewards.NAME.kind", "train.lora.rank"} <= set(paths)

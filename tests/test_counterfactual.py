@@ -95,6 +95,22 @@ def test_half_an_epoch_is_half_the_examples() -> None:
     assert sum(map(len, plan(False, epochs=0.5))) == 10
 
 
+@pytest.mark.parametrize(("balance", "share"), [(0.0, 1 / 5), (0.5, 1 / 3), (1.0, 1 / 2)])
+def test_balance_shows_rare_controls_more_often(balance: float, share: float) -> None:
+    """4 examples under one control, 16 under another: seen as 4^(1 − balance) : 16^(1 − balance)."""
+    examples = [example(f"p{index}", 1.0 if index < 4 else 0.0, 0.5) for index in range(20)]
+    batches = plan_batches(
+        examples,
+        [1] * 20,
+        control_format=FORMAT,
+        options=TrainConfig(steps=2000, batch_size=10, balance=balance),
+        needs_counterfactual=False,
+        seed=0,
+    )
+    seen = Counter(index < 4 for batch in batches for index in batch.examples)
+    assert seen[True] / seen.total() == pytest.approx(share, abs=0.02)
+
+
 def test_forged_controls_stand_in_the_users_text_only() -> None:
     examples = [example(f"p{index}", 1.0, 1.0) for index in range(400)]
     changed = with_forged_controls(examples, control_format=FORMAT, share=0.25, seed=0)

@@ -15,7 +15,7 @@ COMMAND = [
     *(f"--set={each}" for each in (
         "prompts.train_limit=8", "prompts.evaluation_limit=2", "generate.samples=8", "generate.shard_prompts=2",
         "generate.max_tokens=48", "evaluate.max_tokens=32", "evaluate.shard_prompts=1", "evaluate.reachable_samples=4",
-        "evaluate.bootstrap=100", "levels=[0,0.5,1]", "train.epochs=6", "train.batch_size=4", "train.save_steps=2",
+        "evaluate.bootstrap=100", "levels=[0,0.5,1]", "train.steps=8", "train.batch_size=4", "train.save_steps=2",
         "distil.minimum_contrast=0", "methods=[base,clm,exmate]",
     )),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Training on the packaged pocket model: equal to a slow twin, resumed equal to uninterrupted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from rheostat import plugins
 from rheostat.config import RunConfig, load_config
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs, sum_logprobs
 from rheostat.models import Policy, load_policy
+from rheostat.objectives import exmate
+from rheostat.optimisers import hidden_matrices, muon_with_adamw
+from rheostat.plugins import Loss, ObjectiveInputs
 from rheostat.records import Example, Message
 from rheostat.train import ExampleBatches, ObjectiveTrainer, fine_tune, objective_inputs
+from rheostat.training_plan import plan_batches
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +37,9 @@ def examples(count: int = 12) -> list[Example]:
 
 
 def config(**train: object) -> RunConfig:
-    return load_config(
-        "pocket", [f"train.{key}={value}" for key, value in {"batch_size": 4, **train}.items()]
-    )
+    """The default recipe without its adapters and its steps; `train` on top."""
+    values = {"batch_size": 4, "steps": "null", "lora": "null", "balance": 0.0, "learning_rate": 5e-4, **train}
+    return load_config("pocket", [f"train.{key}={value}" for key, value in values.items()])
 
 
 def test_response_logprobs_equal_those_of_full_logits(policy: Policy) -> None:
@@ -78,11 +83,19 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in policy.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("objective", ["clm", "exmate"])
+@pytest.mark.parametrize(
+    ("objective", "optimizer", "lora"),
+    [
+        ("clm", "adamw", "null"),
+        ("clm", "adamw", "{rank: 4, alpha: 8}"),
+        ("exmate", "adamw", "null"),
+        ("exmate", "muon", "null"),
+    ],
+)
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: str, optimizer: str, lora: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = config(epochs=4, save_steps=3, warmup_ratio=0.0)
+    chosen = config(epochs=4, save_steps=3, warmup_ratio=0.0, optimizer=optimizer, lora=lora)
     whole = load_policy("pocket:chat")
     fine_tune(whole, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "a")
     killed = load_policy("pocket:chat")
@@ -103,8 +116,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     (tmp_path / "b" / "checkpoint-9").mkdir()
     resumed = load_policy("pocket:chat")
     fine_tune(resumed, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "b")
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[name]), name
+    before, after = weights(whole), weights(resumed)
+    assert any(not torch.equal(value, weights(load_policy("pocket:chat"))[name]) for name, value in before.items())
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
 
 
 def test_training_lowers_the_loss_and_says_so(tmp_path: Path) -> None:
@@ -126,3 +141,62 @@ def test_lora_trains_and_merges(tmp_path: Path) -> None:
     after = weights(policy)
     assert set(after) == set(before)
     assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_steps_are_so_many_whatever_the_examples() -> None:
+    chosen = config(steps=5)
+    few = plan_batches(
+        examples(), [5] * 12, control_format=chosen.control_format, options=chosen.train,
+        needs_counterfactual=False, seed=0,
+    )  # fmt: skip
+    assert len(few) == 5
+    assert {index for batch in few[:3] for index in batch.examples} == set(range(12))
+
+
+@pytest.mark.parametrize("objective", ["exmate", "contrast"])
+def test_warmth_scales_what_the_counterfactuals_add(policy: Policy, objective: str) -> None:
+    module = plugins.load("objectives", objective)
+    chosen = config()
+    batch = ExampleBatches(policy, examples(), chosen.control_format, chosen, objective=module)[0]
+    with torch.no_grad():
+        inputs = objective_inputs(policy.model, batch)
+        losses = [
+            float(module.loss(replace(inputs, warmth=warmth), module.OPTIONS()).total)
+            for warmth in (0.0, 0.5, 1.0)
+        ]
+        plain = float(plugins.load("objectives", "clm").loss(ObjectiveInputs(inputs.factual), None).total)
+    assert losses[0] == pytest.approx(plain)
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2) and losses[2] > losses[0]
+
+
+def test_lambda_warms_up_over_its_share_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    loss = exmate.loss
+
+    def watched(inputs: ObjectiveInputs, options: exmate.OPTIONS) -> Loss:
+        seen.append(inputs.warmth)
+        return loss(inputs, options)
+
+    monkeypatch.setattr(exmate, "loss", watched)
+    chosen = config(epochs=2, counterfactual="{warmup_ratio: 0.5}")
+    fine_tune(load_policy("pocket:chat"), examples(), objective="exmate", config=chosen, checkpoints=tmp_path)
+    assert seen == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1])
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_follows_the_schedule(policy: Policy) -> None:
+    model = policy.model
+    optimizer = muon_with_adamw(model, lr=1e-3)
+    matrices = {id(each) for each in hidden_matrices(model)}
+    assert len(matrices) == 7 * model.config.num_hidden_layers
+    assert id(model.get_input_embeddings().weight) not in matrices
+    assert len({id(each) for group in optimizer.param_groups for each in group["params"]}) == len(
+        list(model.parameters())
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    before = weights(policy)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    schedule.step()
+    assert all(torch.equal(value, weights(policy)[name]) for name, value in before.items()), "rate 0"
+    model.zero_grad()

@@ -4,9 +4,10 @@ A prompt is the tokenizer's own chat template with its generation prompt, follow
 text: `…<|assistant|>[helpful=1][harmless=0.75]`. The whole text is tokenised at once; the response's tokens
 come after.
 
-What keeps a user out of the machinery: contents of turns that are not the assistant's are neutralised (no
-control text, see `control.py`), and no content whatsoever yields a special token: a string that the tokenizer
-would read as one, `<|assistant|>` say, is broken by a space after its first character, `< |assistant|>`.
+What keeps a user out of the machinery: contents of all turns are neutralised (no control text, see
+`control.py`; a client may have written the assistant's earlier turns too), and no content whatsoever yields a
+special token: a string that the tokenizer would read as one, `<|assistant|>` say, is broken by a space after its
+first character, `< |assistant|>`.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,13 +55,9 @@ def prompt_text(
     neutralise: Neutralise | None = None,
 ) -> str:
     """The text that `encode_prompt` tokenises."""
-    turns = [
-        message
-        if neutralise is None or message.role == "assistant"
-        else Message(message.role, neutralise(message.content))
-        for message in messages
-    ]
-    return _render(tokenizer, turns, awaits_response=True) + control_text
+    if neutralise is not None:
+        messages = [Message(message.role, neutralise(message.content)) for message in messages]
+    return _render(tokenizer, messages, awaits_response=True) + control_text
 
 
 def encode_response(

@@ -229,12 +229,13 @@ def config(
     ] = False,
 ) -> None:
     """Print a recipe as it is resolved, all defaults filled in."""
-    from rheostat.config import describe_fields, load_config, to_yaml
+    from rheostat.config import RunConfig, load_config, to_yaml
+    from rheostat.config_fields import describe_fields
 
     if not describe:
         typer.echo(to_yaml(load_config(recipe, overrides or [])), nl=False)
         return
-    for path, kind, default, meaning in describe_fields():
+    for path, kind, default, meaning in describe_fields(RunConfig):
         typer.echo(f"{path}  ({kind}{f', default {default}' if default else ''})")
         if meaning:
             typer.echo(f"    {meaning}")

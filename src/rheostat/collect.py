@@ -87,7 +87,10 @@ def _read(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
             hint="give more prompts, or set prompts.optimization to a file of held-out prompts",
         )
     splits = {"train": train, "optimization": optimization, "generalization": generalization}
-    return splits, sum(len(each.skipped) for each in sets), sum(each.duplicates for each in sets)
+    skipped = [line for each in sets for line in each.skipped]
+    if skipped:
+        _logger.warning("%d broken lines left out, the first: %s", len(skipped), skipped[0])
+    return splits, len(skipped), sum(each.duplicates for each in sets)
 
 
 def _fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:

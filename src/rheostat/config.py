@@ -4,17 +4,26 @@ Every field is documented once, here, beside itself. Unknown keys are refused wi
 problems are reported together, before any model loads.
 """
 
+import dataclasses
 import difflib
-import types
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rheostat import plugins
+from rheostat.config_fields import block_at
 from rheostat.control import LEVELS, ControlFormat
 from rheostat.errors import ConfigError, InputError
 
@@ -101,6 +110,9 @@ class CounterfactualConfig(_Block):
     distance_power: Annotated[float, Field(ge=0)] = Field(
         1.0, description="ζ′ is drawn with probability proportional to its L1 distance from ζ to this power"
     )
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the steps over which the objective's λ rises linearly from 0"
+    )
     fraction: Probability = Field(
         0.25, description="share of each batch, uniformly drawn, that gets a counterfactual pass (unbiased)"
     )
@@ -109,21 +121,42 @@ class CounterfactualConfig(_Block):
 class LoraConfig(_Block):
     """Low-rank adapters instead of full fine-tuning."""
 
-    rank: Count = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Count = Field(16, description="rank of the adapters, which sit on all linear layers")
+    alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="their scale, over the rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout before them")
 
 
 class TrainConfig(_Block):
     """Fine-tuning through transformers.Trainer."""
 
     variant: Variant = Field("moec", description="examples of methods without a `+raw` or `+moec` suffix")
-    epochs: Annotated[float, Field(gt=0)] = 4.0
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    epochs: Annotated[float, Field(gt=0)] = Field(4.0, description="passes over the examples")
+    steps: Count | None = Field(
+        None, description="train for so many steps, whatever the number of examples, instead of `epochs`"
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="`muon`: Muon for the matrices of the layers, AdamW for the rest; small models learn faster",
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-4, description="peak; full fine-tuning of billions of parameters wants about 1e-5, LoRA 2e-4"
+    )
     batch_size: Count = Field(32, description="examples a step")
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    balance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="how far rare controls are seen more often: 0 as often as they are, 1 each control alike",
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="share of the steps over which the learning rate rises; then it falls as a cosine"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="gradients are clipped to this norm"
+    )
+    mixed_precision: bool = Field(
+        False,
+        description="matrix products in bfloat16 around float32 weights: faster where the machine has them",
+    )
     forged_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05,
         description="share of examples whose user text also holds a forged control, which is to be ignored",
@@ -147,8 +180,8 @@ class EvaluateConfig(_Block):
     """The grid evaluation of every method."""
 
     temperature: Annotated[float, Field(ge=0)] = Field(0.7, description="the same for every method")
-    top_p: Probability = 1.0
-    max_tokens: Count = 96
+    top_p: Probability = Field(1.0, description="nucleus sampling")
+    max_tokens: Count = Field(96, description="longest response, in tokens")
     rerank_samples: Count = Field(16, description="candidates of the reranking methods (N)")
     reachable_samples: Count = Field(
         64, description="base samples a prompt that say how near any choice among them can come"
@@ -172,11 +205,12 @@ class RunConfig(_Block):
     methods: list[str] = Field(
         ["base", "prompting", "reranking", "clm", "exmate"],
         min_length=1,
-        description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, +reranking",
+        description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, "
+        "+x0.25 (a share of the prompts), +reranking",
     )
     levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
-    seed: Annotated[int, Field(ge=0)] = 0
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of every draw of the run")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of all models' weights")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
     generate: GenerateConfig = GenerateConfig()
@@ -245,8 +279,24 @@ class RunConfig(_Block):
         return tuple(MethodName.parse(name) for name in self.methods)
 
 
+class TrainingData(BaseModel):
+    """Which examples a tuned method learns from: a variant, of the first `share` of the training prompts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: Variant
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        return self.variant if self.share == 1 else f"{self.variant}+x{self.share:g}"
+
+
 class MethodName(BaseModel):
-    """A method's name taken apart: `exmate+raw+reranking` is objective `exmate`, variant `raw`, reranked."""
+    """A method's name taken apart.
+
+    `exmate+raw+reranking` is objective `exmate`, variant `raw`, reranked; `exmate+x0.25` learned from a quarter of the
+    training prompts.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -254,7 +304,12 @@ class MethodName(BaseModel):
     method: str
     objective: str | None = None
     variant: Variant | None = None
+    share: float = 1.0
     reranking: bool = False
+
+    def data(self, config: "RunConfig") -> TrainingData:
+        """The examples that a tuned method learns from."""
+        return TrainingData(variant=self.variant or config.train.variant, share=self.share)
 
     @classmethod
     def parse(cls, name: str) -> "MethodName":
@@ -268,17 +323,20 @@ class MethodName(BaseModel):
             )
         allowed = ("raw", "moec", "reranking") if head in trainable else ()
         variants = [suffix for suffix in suffixes if suffix in ("raw", "moec")]
+        shares = [suffix for suffix in suffixes if re.fullmatch(r"x0\.\d+", suffix) and float(suffix[1:]) > 0]
         if (
-            any(suffix not in allowed for suffix in suffixes)
-            or len(variants) > 1
+            any(suffix not in allowed and (not allowed or suffix not in shares) for suffix in suffixes)
+            or max(len(variants), len(shares)) > 1
             or len(set(suffixes)) < len(suffixes)
         ):
-            raise ValueError(f"got {name!r}, allowed suffixes of {head} are {', '.join(allowed) or 'none'}")
+            listed = f"{', '.join(allowed)} and x0.25 (a share of the prompts)" if allowed else "none"
+            raise ValueError(f"got {name!r}, allowed suffixes of {head} are {listed}")
         return cls(
             name=name,
             method="tuned" if head in trainable else head,
             objective=head if head in trainable else None,
             variant=variants[0] if variants else None,
+            share=float(shares[0][1:]) if shares else 1.0,
             reranking="reranking" in suffixes,
         )
 
@@ -305,6 +363,10 @@ def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) ->
         ) from error
     try:
         values = yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(
+            [f"{path.name} is nested too deeply"], hint="a recipe is four levels deep"
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(
             [f"{path.name} is not YAML: {' '.join(str(error).split())}"], hint="check the line named"
@@ -335,15 +397,30 @@ def validate(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConf
 
 def objective_options(config: TrainConfig, objective: str) -> Any:
     """The options of an objective: its own `OPTIONS` with what the recipe sets."""
-    return plugins.load("objectives", objective).OPTIONS(**config.objectives.get(objective, {}))
+    options = plugins.load("objectives", objective).OPTIONS
+    return TypeAdapter(options).validate_python(config.objectives.get(objective, {}))
 
 
 def _objective_problems(config: RunConfig) -> Iterator[str]:
-    for name, options in config.train.objectives.items():
+    for name, given in config.train.objectives.items():
+        where, options = f"train.objectives.{name}", plugins.load("objectives", name).OPTIONS
+        known = [field.name for field in dataclasses.fields(options)]
+        unknown = [f"{where}.{key}: unknown key{_near(key, known)}" for key in given if key not in known]
+        if unknown:
+            yield from (f"{problem}; allowed are {', '.join(known) or 'none'}" for problem in unknown)
+            continue
         try:
-            objective_options(config.train, name)
-        except (TypeError, ValueError) as error:
-            yield f"train.objectives.{name}: {error}; got {options}"
+            TypeAdapter(options).validate_python(given)
+        except ValidationError as error:
+            for detail in error.errors():
+                message = detail["msg"].removeprefix("Value error, ")
+                at = ".".join([where, *map(str, detail["loc"])])
+                got = (
+                    ""
+                    if message.startswith("got ") or f"got {detail['input']!r}" in message
+                    else f"got {detail['input']!r}; "
+                )
+                yield f"{at}: {got}{message[0].lower()}{message[1:]}"
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
@@ -392,7 +469,7 @@ def _describe(detail: Any) -> str:
     location = [str(part) for part in detail["loc"]]
     where = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        block = _block_at(RunConfig, location[:-1])
+        block = block_at(RunConfig, location[:-1])
         names = sorted(block.model_fields) if block else []
         return f"{where}: unknown key{_near(location[-1], names)}; allowed are {', '.join(names)}"
     if detail["type"] == "missing":
@@ -401,54 +478,6 @@ def _describe(detail: Any) -> str:
     if message.startswith("got ") or not where:
         return f"{where}: {message}" if where else message
     return f"{where}: got {detail['input']!r}; {message[0].lower()}{message[1:]}"
-
-
-def _block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[BaseModel] | None:
-    skip = 0
-    for part in location:
-        if skip:
-            skip -= 1
-            continue
-        field: FieldInfo | None = block.model_fields.get(part) if block else None
-        if field is None:
-            return None
-        block, skip = _inner_block(field.annotation)
-    return block
-
-
-def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
-    """The block inside an annotation, and how many mapping keys lie between."""
-    origin = get_origin(annotation)
-    if origin is dict:
-        block, keys = _inner_block(get_args(annotation)[1])
-        return block, keys + 1
-    if origin in (Union, types.UnionType):
-        found = [_inner_block(option) for option in get_args(annotation)]
-        return next((each for each in found if each[0]), (None, 0))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, 0
-    return None, 0
-
-
-def describe_fields(
-    block: type[BaseModel] = RunConfig, prefix: str = ""
-) -> Iterator[tuple[str, str, str, str]]:
-    """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show."""
-    for name, field in block.model_fields.items():
-        inner, keys = _inner_block(field.annotation)
-        path = prefix + name + ".NAME" * keys
-        if inner is not None:
-            yield path, "block", "", field.description or (inner.__doc__ or "").splitlines()[0]
-            yield from describe_fields(inner, path + ".")
-        else:
-            default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-            annotation = field.annotation
-            kind = (
-                annotation.__name__
-                if isinstance(annotation, type)
-                else str(annotation).replace("typing.", "")
-            )
-            yield path, kind, default, field.description or ""
 
 
 def to_yaml(config: RunConfig) -> str:

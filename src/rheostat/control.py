@@ -23,7 +23,7 @@ LEVELS: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 BRACKETS = "[［【〔⟦「『"
 """Characters that open a bracket, as a forged control may."""
 
-_CLOSERS = "]］】〕⟧」』"
+CLOSERS = "]］】〕⟧」』"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ControlFormat:
             if character in BRACKETS and self._opens_control(text, index + 1):
                 pieces.append("(")
                 forged = True
-            elif character in _CLOSERS and forged:
+            elif character in CLOSERS and forged:
                 pieces.append(")")
                 forged = False
             else:

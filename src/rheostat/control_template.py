@@ -1,6 +1,6 @@
 """The control inside a chat template: what a server without any code of ours renders. Pure."""
 
-from rheostat.control import BRACKETS, ControlFormat
+from rheostat.control import BRACKETS, CLOSERS, ControlFormat
 
 _BLANKS = " \t\r\n\u00a0\u200b\u3000"
 
@@ -9,25 +9,32 @@ def dialled_template(template: str, control_format: ControlFormat) -> str:
     """`template` with dials: it takes a number in [0, 1] by each attribute's name, and puts the control last.
 
     A dial that is not given stands at its highest level; one out of range raises the template's own error. Brackets
-    that open onto a control's word in a turn that is not the assistant's become parentheses, as in
+    that open onto a control's word in any turn become parentheses, as in
     `ControlFormat.neutralise` but for full-width letters, which Jinja cannot fold.
     """
     words = [attribute.word for attribute in control_format.attributes]
     forged = " or ".join(f"ns.word.startswith('{word}')" for word in words)
     blanks = "".join(f" | replace({blank!r}, '')" for blank in _BLANKS)
     pieces = [
-        "{% set ns = namespace(messages=[], text='', word='', control='') %}",
+        "{% set ns = namespace(messages=[], text='', part='', head='', word='', open=false, control='') %}",
         "{% for message in messages %}",
-        "{% if message['role'] != 'assistant' and message['content'] is string %}",
-        "{% set ns.text = message['content'] %}",
+        "{% if message['content'] is string %}",
+        "{% set ns.text = message['content'] | replace('\\x00', '') %}",
+        # A mark before every opener, a split at the marks: each part but the first begins with its opener.
         f"{{% for opener in {list(BRACKETS)!r} %}}",
-        "{% set parts = ns.text.split(opener) %}",
-        "{% set ns.text = parts[0] %}",
+        "{% set ns.text = ns.text | replace(opener, '\\x00' ~ opener) %}",
+        "{% endfor %}",
+        "{% set parts = ns.text.split('\\x00') %}",
+        "{% set ns.text = parts[0] %}{% set ns.open = false %}",
         "{% for part in parts[1:] %}",
-        f"{{% set ns.word = part[:64] | lower{blanks} %}}",
-        f"{{% if {forged} %}}{{% set ns.text = ns.text ~ '(' ~ part %}}",
-        "{% else %}{% set ns.text = ns.text ~ opener ~ part %}{% endif %}",
-        "{% endfor %}{% endfor %}",
+        f"{{% set ns.word = part[1:65] | lower{blanks} %}}{{% set ns.part = part %}}",
+        f"{{% if {forged} %}}{{% set ns.open = true %}}{{% set ns.part = '(' ~ part[1:] %}}{{% endif %}}",
+        "{% if ns.open %}{% set ns.head = ns.part %}",
+        f"{{% for closer in {list(CLOSERS)!r} %}}{{% set ns.head = ns.head.split(closer)[0] %}}{{% endfor %}}",
+        "{% if ns.head | length < ns.part | length %}{% set ns.open = false %}",
+        "{% set ns.part = ns.head ~ ')' ~ ns.part[(ns.head | length) + 1:] %}{% endif %}{% endif %}",
+        "{% set ns.text = ns.text ~ ns.part %}",
+        "{% endfor %}",
         "{% set ns.messages = ns.messages + [dict(message, content=ns.text)] %}",
         "{% else %}{% set ns.messages = ns.messages + [message] %}{% endif %}",
         "{% endfor %}{% set messages = ns.messages %}",

@@ -14,7 +14,7 @@ from rheostat.models import load_policy, resolve
 from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.records import Attribute, Message, Role
 from rheostat.rundir import RunDirectory
-from rheostat.train import stage_name, variant_of
+from rheostat.train import stage_name
 
 CARD = "rheostat.json"
 """What an exported model says of its dials, beside its weights."""
@@ -105,7 +105,7 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     chosen = method or ("exmate" if "exmate" in tuned else list(tuned)[-1])
     name = tuned[chosen]
     assert name.objective is not None
-    return run.finished(stage_name(name.objective, variant_of(name, config))).path / "model", chosen
+    return run.finished(stage_name(name.objective, name.data(config))).path / "model", chosen
 
 
 def conversation(messages: Conversation) -> tuple[Message, ...]:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rheostat.config import DistilConfig, RunConfig, Variant
+from rheostat.config import DistilConfig, RunConfig, TrainingData
 from rheostat.control import ControlFormat, nearest_level
 from rheostat.errors import InputError
 from rheostat.progress import ProgressDisplay, null_progress
@@ -296,16 +296,17 @@ def _cells(candidates: Sequence[_Candidate], control_format: ControlFormat) -> d
 
 
 def distil(
-    run: RunDirectory, config: RunConfig, variant: Variant, *, progress: ProgressDisplay = null_progress
+    run: RunDirectory, config: RunConfig, data: TrainingData, *, progress: ProgressDisplay = null_progress
 ) -> Stage:
     """The stage: the scored pool in, training examples of one variant out.
 
-    `raw` has as many examples as `moec` keeps, so that both cost the same training. Raises `InputError` where
-    nothing is left to learn from.
+    A share below 1 keeps the pool of the first prompts only, in the order of their collection. `raw` has as many
+    examples as `moec` keeps, so that both cost the same training. Raises `InputError` where nothing is left to
+    learn from.
     """
     scored = run.finished("score")
     stage = run.stage(
-        f"distil/{variant}",
+        f"distil/{data}",
         inputs={
             "score": scored.fingerprint,
             "distil": config.distil.model_dump(),
@@ -315,11 +316,17 @@ def distil(
     )
     if stage.done:
         return stage
-    with progress.task(f"distil {variant}", None, unit="examples") as advance:
-        pool = by_prompt(scored.read(ScoredResponse))
-        prompts = {prompt.id: prompt for prompt in run.finished("prompts").read(Prompt, prefix="train")}
+    with progress.task(f"distil {data}", None, unit="examples") as advance:
+        collected = run.finished("prompts").read(Prompt, prefix="train")
+        first = collected[: max(1, round(len(collected) * data.share))]
+        prompts = {prompt.id: prompt for prompt in first}
+        pool = {
+            prompt: responses
+            for prompt, responses in by_prompt(scored.read(ScoredResponse)).items()
+            if prompt in prompts
+        }
         kept = moec(pool, prompts, control_format=config.control_format, options=config.distil)
-        if variant == "raw":
+        if data.variant == "raw":
             count = len(kept.examples)
             kept = raw(pool, prompts, control_format=config.control_format, count=count, seed=config.seed)
         if not kept.examples:

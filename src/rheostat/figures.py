@@ -11,7 +11,7 @@ from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
 from rheostat.metrics import Grid
 from rheostat.records import EvaluationRow, Prompt, by_prompt
 from rheostat.rundir import RunDirectory
-from rheostat.train import stage_name, variant_of
+from rheostat.train import stage_name
 
 SCHEMA = 1
 
@@ -44,9 +44,7 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
             entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
-            training = (
-                seconds.get(stage_name(name.objective, variant_of(name, config))) if name.objective else None
-            )
+            training = seconds.get(stage_name(name.objective, name.data(config))) if name.objective else None
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
                 "seconds": seconds.get(f"evaluate/{evaluation}/{name.name}", 0.0) / len(own),

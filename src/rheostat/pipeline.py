@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rheostat.collect import collect
-from rheostat.config import RunConfig, Variant, load_config, to_yaml
+from rheostat.config import RunConfig, TrainingData, load_config, to_yaml
 from rheostat.distil import distil
 from rheostat.evaluate import Evaluator
 from rheostat.figures import evaluations_of, figures
@@ -18,7 +18,7 @@ from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers, score
 from rheostat.scoring import parties
 from rheostat.storage import write_json
-from rheostat.train import stage_name, train, trained, variant_of
+from rheostat.train import stage_name, train, trained
 
 StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
 
@@ -76,14 +76,14 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    variants: dict[Variant, None] = dict.fromkeys(variant for _, variant in trained(config))
-    for variant in variants or {config.train.variant: None}:
-        distil(directory, config, variant, progress=progress)
+    needed = dict.fromkeys(data for _, data in trained(config))
+    for data in needed or {TrainingData(variant=config.train.variant): None}:
+        distil(directory, config, data, progress=progress)
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    for objective, variant in trained(config):
-        train(directory, config, objective, variant, progress=progress)
+    for objective, data in trained(config):
+        train(directory, config, objective, data, progress=progress)
 
 
 def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
@@ -94,7 +94,7 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
     for name in config.method_names:
         tuned = None
         if name.objective is not None:
-            tuned = directory.finished(stage_name(name.objective, variant_of(name, config)))
+            tuned = directory.finished(stage_name(name.objective, name.data(config)))
         evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
     write_json(directory.path / "evaluation.json", figures(directory, config))
 

@@ -160,13 +160,15 @@ class ObjectiveInputs:
 
     `factual`: log p(y | x, ζ), one row an example. `counterfactual`: log p(y | x, ζ′) for a uniform sub-sample of
     the examples, or None where the objective asks for none; `rows` `(counterfactual rows,)` says which example
-    each belongs to; `changed` `(counterfactual rows, attributes)` is 1 where ζ′ differs from ζ.
+    each belongs to; `changed` `(counterfactual rows, attributes)` is 1 where ζ′ differs from ζ. `warmth` in [0, 1]
+    multiplies the objective's λ: below 1 while it warms up.
     """
 
     factual: LogProbabilities
     counterfactual: LogProbabilities | None = None
     rows: "Tensor | None" = None
     changed: "Tensor | None" = None
+    warmth: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

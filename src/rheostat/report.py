@@ -64,8 +64,8 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     prompts = {prompt.id: prompt for prompt in collected.read(Prompt, prefix="optimization")}
     scored = run.finished("score")
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
-    variants = [name.variant or config.train.variant for name in config.method_names if name.objective]
-    distilled = run.finished(f"distil/{min(variants, default='moec')}")
+    choices = {str(name.data(config)) for name in config.method_names if name.objective}
+    distilled = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each), default='moec')}")
     return ReportData(
         title=f"Dials for {config.model}",
         attributes=attributes,

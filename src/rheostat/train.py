@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import MethodName, RunConfig, Variant, objective_options
+from rheostat.config import RunConfig, TrainConfig, TrainingData, objective_options
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.models import Policy, identity, load_policy, quiet
+from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Control, Example
@@ -40,20 +43,20 @@ def train(
     run: RunDirectory,
     config: RunConfig,
     objective: str,
-    variant: Variant,
+    data: TrainingData,
     *,
     progress: ProgressDisplay = null_progress,
 ) -> Stage:
-    """Fine-tune on one variant's examples with one objective; the model is in the stage's folder `model/`.
+    """Fine-tune on one choice of examples with one objective; the model is in the stage's folder `model/`.
 
     A killed training resumes from its last checkpoint and ends with the same weights.
     """
-    distilled = run.finished(f"distil/{variant}")
+    distilled = run.finished(f"distil/{data}")
     module: Objective = plugins.load("objectives", objective)
     options = config.train
     plain = options.model_dump(exclude={"objectives", "variant", "counterfactual"})
     stage = run.stage(
-        stage_name(objective, variant),
+        stage_name(objective, data),
         inputs={
             "examples": distilled.fingerprint,
             "model": identity(config.model),
@@ -76,7 +79,7 @@ def train(
         objective=objective,
         config=config,
         checkpoints=stage.path / "checkpoints",
-        label=f"train {objective}" + ("" if variant == options.variant else f"+{variant}"),
+        label=f"train {objective}" + ("" if data == TrainingData(variant=options.variant) else f"+{data}"),
         progress=progress,
     )
     _save(policy, stage.path / "model")
@@ -86,23 +89,19 @@ def train(
     return stage
 
 
-def stage_name(objective: str, variant: Variant) -> str:
+def stage_name(objective: str, data: TrainingData) -> str:
     """The name of the stage that trains a model."""
-    return f"train/{objective}-{variant}"
+    return f"train/{objective}-{data}"
 
 
-def trained(config: RunConfig) -> list[tuple[str, Variant]]:
-    """Which models the recipe's methods need: (objective, variant), each once."""
-    needed: dict[tuple[str, Variant], None] = {}
-    for name in config.method_names:
-        if name.objective is not None:
-            needed[name.objective, variant_of(name, config)] = None
+def trained(config: RunConfig) -> list[tuple[str, TrainingData]]:
+    """Which models the recipe's methods need: (objective, examples), each once."""
+    needed = {
+        (name.objective, name.data(config)): None
+        for name in config.method_names
+        if name.objective is not None
+    }
     return list(needed)
-
-
-def variant_of(name: MethodName, config: RunConfig) -> Variant:
-    """The variant of the data that a tuned method learns from."""
-    return name.variant or config.train.variant
 
 
 def fine_tune(
@@ -124,8 +123,10 @@ def fine_tune(
     )
     batches = ExampleBatches(policy, forged, control_format, config, objective=module)
     model = policy.model
+    set_seed(config.seed)  # adapters are initialised at random
     if options.lora is not None:
-        model = _with_lora(policy, options.lora.rank, options.lora.alpha, options.lora.dropout)
+        with quiet():
+            model = _with_lora(policy, options.lora.rank, options.lora.alpha, options.lora.dropout)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=len(batches),
@@ -140,7 +141,7 @@ def fine_tune(
         save_total_limit=1,
         logging_steps=_LOG_STEPS,
         seed=config.seed,
-        bf16=config.dtype == "bfloat16",
+        bf16=config.dtype == "bfloat16" or options.mixed_precision,
         use_cpu=policy.device.type == "cpu",
         dataloader_pin_memory=False,
         report_to=[],
@@ -156,9 +157,12 @@ def fine_tune(
             batches,
             objective=module,
             options=objective_options(options, objective),
+            warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
+            optimizer=_optimizer(options),
             callbacks=[_Advance(advance)],
         )
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if options.lora is not None:
         model.merge_and_unload()
     model.eval()
@@ -246,6 +250,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         *,
         objective: Objective,
         options: Any,
+        warmup_steps: int = 0,
+        optimizer: tuple[Any, dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
@@ -254,10 +260,12 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             train_dataset=batches,
             data_collator=lambda items: items[0],
             callbacks=list(callbacks),
+            optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
         self._objective = objective
         self._options = options
+        self._warmup_steps = warmup_steps
         self._parts: dict[str, list[Tensor]] = {}
         # Our loss is already a mean over the batch's examples: nothing is left to divide by.
         self.model_accepts_loss_kwargs = False
@@ -270,7 +278,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The objective of a planned batch."""
         assert not return_outputs
-        loss = self._objective.loss(objective_inputs(model, inputs), self._options)
+        warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
+        loss = self._objective.loss(replace(objective_inputs(model, inputs), warmth=warmth), self._options)
         for name, part in loss.parts.items():
             self._parts.setdefault(name, []).append(part)
         return loss.total
@@ -295,6 +304,13 @@ def objective_inputs(model: Any, batch: Mapping[str, Tensor]) -> ObjectiveInputs
         rows,
         batch["changed"],
     )
+
+
+def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
+    """What the Trainer builds its optimiser from; None leaves it its AdamW."""
+    if options.optimizer == "adamw":
+        return None
+    return (lambda: muon_with_adamw), {"lr": options.learning_rate, "weight_decay": options.weight_decay}
 
 
 class _Advance(TrainerCallback):  # type: ignore[misc]

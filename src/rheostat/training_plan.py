@@ -4,6 +4,7 @@ A plan is a function of the examples, the options and the seed, so a resumed tra
 an uninterrupted one does.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,9 @@ def plan_batches(
     needs_counterfactual: bool,
     seed: int,
 ) -> list[PlannedBatch]:
-    """Every step of `options.epochs` epochs; batches hold examples of similar length (`lengths`, in tokens).
+    """Every step of a training: `options.epochs` passes, or `options.steps` steps.
+
+    Batches hold examples of similar length (`lengths`, in tokens).
 
     The order of examples depends on neither the objective nor its counterfactuals, so objectives are compared on
     the same batches.
@@ -44,11 +47,14 @@ def plan_batches(
     chooser = np.random.default_rng([seed, 1])
     sampler = CounterfactualSampler(examples, control_format, options.counterfactual)
     batches: list[tuple[int, ...]] = []
-    total = round(len(examples) * options.epochs)
+    total = options.steps * options.batch_size if options.steps else round(len(examples) * options.epochs)
+    copies = _copies(examples, options.balance)
     while total > 0:
-        shuffled = order.permutation(len(examples))[:total]
+        counts = np.floor(copies + order.random(len(examples))).astype(int)
+        shuffled = order.permutation(np.repeat(np.arange(len(examples)), counts))[:total]
         total -= len(shuffled)
         batches += _bucketed(shuffled, lengths, options.batch_size, order)
+    batches = batches[: options.steps]
     if not needs_counterfactual:
         return [PlannedBatch(batch) for batch in batches]
     plan: list[PlannedBatch] = []
@@ -57,6 +63,13 @@ def plan_batches(
         controls = tuple(sampler.draw(examples[batch[row]], chooser) for row in rows)
         plan.append(PlannedBatch(batch, tuple(rows), controls))
     return plan
+
+
+def _copies(examples: Sequence[Example], balance: float) -> np.ndarray:
+    """How often each example is seen in an epoch, 1 on average: ∝ (examples under its control)^−balance."""
+    counts = Counter(tuple(example.control.values()) for example in examples)
+    weights = np.array([counts[tuple(example.control.values())] ** -balance for example in examples])
+    return weights / weights.mean()
 
 
 def _bucketed(

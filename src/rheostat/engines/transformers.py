@@ -245,9 +245,7 @@ class _Flight:
         used = len(self.rows)
         is_complete = torch.isin(self.last[:used], self.end_ids).tolist()
         finished = [
-            index
-            for index, row in enumerate(self.rows)
-            if is_complete[index] or row.deadline <= self.step
+            index for index, row in enumerate(self.rows) if is_complete[index] or row.deadline <= self.step
         ]
         if not finished:
             return

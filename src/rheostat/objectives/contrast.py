@@ -48,7 +48,7 @@ def loss(inputs: ObjectiveInputs, options: OPTIONS) -> Loss:
     length = inputs.factual.mask.sum(-1).float().mean().clamp(min=1)
     contrast = softplus(options.margin - difference).mean() / length
     return Loss(
-        total=factual + options.weight * contrast,
+        total=factual + inputs.warmth * options.weight * contrast,
         parts={
             "nll": factual.detach(),
             "contrast": contrast.detach(),

@@ -8,7 +8,7 @@ and its gradient fades once the counterfactual is unlikely.
 
 Source: arXiv 2404.01295 names it for control; arXiv 2212.10515 (CausalDialogue) gives CE(y|x) + 0.05·exp(−CE(y|x′))
 with the exponent of the *batch-mean* cross-entropy (`reduction="batch"`). Ours: the per-sequence exponent
-(`reduction="sequence"`, the default), the summed log-probability in the exponent as an option
+(`reduction="sequence"`, the default), λ = 0.3 (after the study in LOG.md), the summed log-probability in the exponent
 (`log_probability="sum"`), and one λ per attribute (`weights`), applied where ζ′ differs from ζ in it.
 """
 
@@ -25,7 +25,7 @@ NEEDS_COUNTERFACTUAL = True
 class OPTIONS:
     """λ ≥ 0 (`weight`), or one λ per attribute in control order (`weights`), and the two reductions."""
 
-    weight: float = 0.05
+    weight: float = 0.3
     weights: Sequence[float] | None = None
     reduction: Literal["sequence", "batch"] = "sequence"
     log_probability: Literal["mean", "sum"] = "mean"
@@ -58,7 +58,7 @@ def loss(inputs: ObjectiveInputs, options: OPTIONS) -> Loss:
         weight = ell.new_full(ell.shape, options.weight)
     else:
         weight = (inputs.changed * ell.new_tensor(options.weights)).sum(-1)
-    penalty = (weight * ell.exp()).mean()
+    penalty = inputs.warmth * (weight * ell.exp()).mean()
     return Loss(
         total=factual + penalty,
         parts={
