@@ -68,8 +68,9 @@ def plan_batches(
 def _copies(examples: Sequence[Example], balance: float) -> np.ndarray:
     """How often each example is seen in an epoch, 1 on average: ∝ (examples under its control)^−balance."""
     counts = Counter(tuple(example.control.values()) for example in examples)
-    weights = np.array([counts[tuple(example.control.values())] ** -balance for example in examples])
-    return weights / weights.mean()
+    weights = np.array([float(counts[tuple(example.control.values())]) ** -balance for example in examples])
+    copies: np.ndarray = weights / weights.mean()
+    return copies
 
 
 def _bucketed(
