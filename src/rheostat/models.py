@@ -5,6 +5,7 @@ template or with the wrong head) is a `ModelError` that says what to do.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,15 @@ def identity(model: str) -> dict[str, str]:
                 :16
             ]
     return digests
+
+
+def cache_argument(model: "PreTrainedModel") -> str | None:
+    """The keyword under which a model takes its keys and values; None for one that takes none.
+
+    It is `cache` from transformers 5.24 on and was `past_key_values` before.
+    """
+    known = inspect.signature(type(model).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)
 
 
 def pick_device(device: str = "auto") -> torch.device:

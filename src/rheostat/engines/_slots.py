@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rheostat.errors import ModelError
+from rheostat.models import cache_argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,20 +66,21 @@ class Forward:
         known = inspect.signature(type(model).forward).parameters
         self.takes_positions = "position_ids" in known
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        cache_name = cache_argument(model)
+        assert cache_name is not None, f"{type(model).__name__} takes no cache"
+        self._cache_name = cache_name
 
     def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Logits of the last position, `(rows, vocabulary)`.
 
         `ids` and `positions` are `(rows, tokens)`, `mask` is `(rows, cached and new tokens)`.
         """
-        arguments: dict[str, Any] = dict(self._last_only)
+        arguments: dict[str, Any] = {**self._last_only, self._cache_name: cache}
         if self._window is not None and mask.shape[1] > self._window:
             mask = self._windowed(mask.bool(), positions, self._window)
         if self.takes_positions:
             arguments["position_ids"] = positions
-        output = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **arguments
-        )
+        output = self.model(input_ids=ids, attention_mask=mask, use_cache=True, **arguments)
         logits: Tensor = output.logits[:, -1]
         return logits
 

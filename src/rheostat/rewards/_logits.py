@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rheostat.models import cache_argument
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -86,7 +88,8 @@ def _keeps_a_past(model: "PreTrainedModel", longest: int) -> bool:
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
-        {"past_key_values", "position_ids"} <= set(known)
+        cache_argument(model) is not None
+        and "position_ids" in known
         and not model._is_stateful
         and not kinds - {"full_attention", "sliding_attention"}
         and (window is None or longest <= window)
@@ -111,7 +114,9 @@ def _continued(
     device, pad_id = model.device, model.config.pad_token_id
     heads, head_mask = _padded([beginning.ids for beginning in beginnings], pad_id, device)
     past = DynamicCache()
-    model(input_ids=heads, attention_mask=head_mask, past_key_values=past, use_cache=True)
+    name = cache_argument(model)
+    assert name is not None
+    model(input_ids=heads, attention_mask=head_mask, use_cache=True, **{name: past})
     place_of = {number: place for place, beginning in enumerate(beginnings) for number in beginning.numbers}
     rest = {
         number: rows[number]["input_ids"][len(beginnings[place].ids) :] for number, place in place_of.items()
@@ -129,8 +134,8 @@ def _continued(
             input_ids=tails,
             attention_mask=torch.cat([mask, tail_mask], 1),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{name: cache},
         )
         yield Logits(batch, _values(output))
 
