@@ -31,7 +31,7 @@ reference: $(VENV)/ready  ## write docs/cli.md and docs/configuration.md anew
 
 bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	for each in generation scoring training; do $(BIN)/python benchmarks/$$each.py || exit 1; done
+	for each in generation scoring training evaluation; do $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -5,7 +5,8 @@
 RUN has finished. Each variant is a name and overrides of the recipe (`objective:` chooses the objective, `data:`
 the variant of the distillation), each line of results one training: control by the run's own rewards, control by truth
 on the generalization prompts (`T_`), fluency under the base, seconds. `--table` only prints the means over seeds, as
-Markdown. On two cores two sweeps with OMP_NUM_THREADS=1, each with its own seeds, are faster than one with both.
+Markdown. On two cores two sweeps with OMP_NUM_THREADS=1 into the same file, one with the seeds in reverse order, are
+faster than one on both.
 """
 
 import argparse
@@ -116,6 +117,13 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def finished(path: Path) -> set[tuple[str, int]]:
+    """The trainings, variant and seed, whose results are there."""
+    if not path.exists():
+        return set()
+    return {(row["variant"], row["seed"]) for row in map(json.loads, path.read_text().splitlines())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -134,11 +142,6 @@ def main() -> None:
     variants = yaml.safe_load(arguments.variants.read_text())
     if arguments.only:
         variants = {name: variants[name] for name in arguments.only}
-    done = set()
-    if arguments.json.exists():
-        done = {
-            (row["variant"], row["seed"]) for row in map(json.loads, arguments.json.read_text().splitlines())
-        }
     with RunDirectory.open(arguments.run, read_only=True) as run:
         config = load_config(run.config_path)
         prompts = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
@@ -157,7 +160,7 @@ def main() -> None:
         )
         for seed in arguments.seeds:
             for name, changes in variants.items():
-                if (name, seed) in done:
+                if (name, seed) in finished(arguments.json):  # another sweep may write there too
                     continue
                 chosen = override(config, changes, seed)
                 policy = load_policy(chosen.model)
