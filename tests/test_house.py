@@ -26,7 +26,7 @@ def imports(path: Path) -> set[str]:
     return {name.split(".")[0] for name in found if name}
 
 
-@pytest.mark.parametrize("stage", sorted({"collect", "generate", "score", "distil", "train"}))
+@pytest.mark.parametrize("stage", sorted(STAGES))
 def test_stages_do_not_import_each_other(stage: str) -> None:
     assert not imports(SOURCE / f"{stage}.py") & (STAGES - {stage})
 
