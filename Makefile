@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint check bench reference clean
+RUN ?= runs/pocket
+
+.PHONY: run test lint check bench reference picture clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -28,6 +30,10 @@ check: lint test  ## everything that CI checks
 
 reference: $(VENV)/ready  ## write docs/cli.md and docs/configuration.md anew
 	$(BIN)/python -m rheostat.reference
+
+picture: $(VENV)/ready  ## write docs/dials.png anew, off the run RUN=runs/pocket
+	$(BIN)/python -m rheostat report $(RUN)
+	cp $(RUN)/pictures/dials.png docs/dials.png
 
 bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

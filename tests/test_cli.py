@@ -117,6 +117,11 @@ def test_version_and_help() -> None:
     assert "Do all stages" in invoke("--help").output
 
 
+def test_help_says_where_to_begin() -> None:
+    assert "Begin with `rheostat run`" in " ".join(invoke("--help").output.split())
+    assert "[default: pocket]" in " ".join(invoke("run", "--help").output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -186,6 +191,15 @@ def test_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 130 and "takes up where it stopped" in result.stderr
 
 
+def test_an_interrupted_answer_promises_nothing(monkeypatch: pytest.MonkeyPatch, model: Echo) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "respond_batch", stopped)
+    result = invoke("respond", "hi")
+    assert result.exit_code == 130 and result.stderr == "interrupted\n"
+
+
 def test_busy_run(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path / "run", create=True):
         result = invoke("score", str(tmp_path / "run"))
@@ -238,8 +252,8 @@ def test_stage_commands(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
     for name in ("generate", "score", "distil", "train", "evaluate", "report"):
         result = invoke(name, str(run))
         assert result.exit_code == 0, result.output
-        assert ("Optimization evaluation" in result.stdout) == (name == "evaluate")
-    assert result.stdout == f"{run / 'report.html'}\n"
+        assert ("Optimization evaluation" in result.stdout) == (name in ("evaluate", "report"))
+    assert f"Report: {run / 'report.html'}\nNext:   rheostat compare" in result.stdout
     assert calls == [(name, run) for name in ("generate", "score", "distil", "train", "evaluate", "report")]
 
 
@@ -321,6 +335,9 @@ def test_chat_turns_the_dials_mid_conversation(model: Echo) -> None:
     lines = [
         "Hello",
         "/safety 0.5",
+        "/safety=0.3",
+        "/SAFETY",
+        "/safety 0.5",
         "/safety 7",
         "/safety much",
         "/wit 1",
@@ -330,7 +347,7 @@ def test_chat_turns_the_dials_mid_conversation(model: Echo) -> None:
         "/dials",
         "/reset",
         "Again",
-        "/quit",
+        "/Quit",
         "never said",
     ]
     result = invoke("chat", "--helpfulness", "0.75", "--system", "be kind", given="\n".join(lines))
@@ -346,11 +363,34 @@ def test_chat_turns_the_dials_mid_conversation(model: Echo) -> None:
         "got /wit",
         "got 999 tokens",
         "helpfulness 0.75  safety 0.5",
+        "helpfulness 0.75  safety 0.25  (0.25 is the level nearest to 0.3)\nhelpfulness 0.75  safety 0.25\n",
+        "packaged pocket model",
     ):
         assert told in result.stderr
     roles = [[message.role for message in messages] for messages, _ in model.asked]
     assert roles == [["system", "user"], ["system", "user", "assistant", "user"], ["system", "user"]]
     assert model.seeds == [0, 1, 2]
+
+
+def test_chat_help_lists_every_command() -> None:
+    conversation = Conversation(Echo(), Manner(), {})
+    with pytest.raises(InputError) as caught:
+        conversation.command("/nothing")
+    allowed = str(caught.value).partition("allowed are ")[2].partition("\n")[0].split(", ")
+    dials = {f"/{name}" for name in conversation.model.control_format.names}
+    for name in {*allowed} - dials:
+        assert f"{name} " in conversation.command("/help")
+    assert "/DIAL LEVEL" in conversation.command("/help") and "//TEXT" in conversation.command("/help")
+
+
+def test_answers_and_errors_break_between_words_at_a_terminal_only() -> None:
+    """Of 12 columns, `take the wheel off` fills two lines: a word is not cut."""
+    terminal = Console(width=12, force_terminal=True, file=io.StringIO(), color_system=None)
+    pipe = Console(width=12, force_terminal=False, file=io.StringIO())
+    for console in (terminal, pipe):
+        cli._print(console, ("hint:", "bold"), " take the [wheel] off")
+    assert terminal.file.getvalue() == "hint: take \nthe [wheel] \noff\n"  # type: ignore[attr-defined]
+    assert pipe.file.getvalue() == "hint: take the [wheel] off\n"  # type: ignore[attr-defined]
 
 
 def test_conversation_ends_with_the_lines() -> None:
@@ -387,26 +427,44 @@ def table_text(width: int = 100) -> str:
 
 
 def test_figures_intervals_and_the_best_in_bold() -> None:
-    """exmate's 0.84 (0.81 to 0.87) shows as 0.84 ±.03, bold where highest; of Err, clm's 0.50 is the best."""
+    """exmate's 0.84 (0.81 to 0.87) shows as .84 ±.03, bold where highest; of Err, clm's 0.50 is the best."""
     text = table_text()
     exmate = next(line for line in text.splitlines() if "exmate" in line)
-    assert exmate.count("\x1b[1m0.84\x1b[0m") == 3 and "0.84" in exmate
+    assert exmate.count("\x1b[1m.84\x1b[0m") == 3
     clm = next(line for line in text.splitlines() if "clm" in line)
-    assert clm.count("\x1b[1m0.50\x1b[0m") == 1
+    assert clm.count("\x1b[1m.50\x1b[0m") == 1
     plain = re.sub(r"\x1b\[[0-9;]*m", "", exmate)
-    assert plain.count("0.84 ±.03") == 4
-    assert plain.split()[-2:] == ["0.50", "1.25"], "the cross-effect on helpfulness, and fluency"
+    assert plain.count(".84 ±.03") == 4
+    assert plain.split()[-2:] == [".50", "1.25"], "the cross-effect on helpfulness, and fluency"
 
 
-def test_table_fits_a_terminal_of_a_hundred_columns() -> None:
-    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 100 for line in table_text().splitlines())
-    assert "…" not in table_text()
+@pytest.mark.parametrize("width", [80, 100])
+def test_table_fits_a_terminal(width: int) -> None:
+    """The longest name of the default run is `prompting` or `reranking`; a figure may be negative."""
+    found = evaluation()
+    for methods in found["evaluations"].values():
+        methods["reranking"] = methods["clm"]
+        methods["prompting"] = json.loads(json.dumps(methods["exmate"]))
+        methods["prompting"]["attributes"] = {"helpfulness": figures(-0.05), "safety": figures(-0.05)}
+    console = Console(width=width, record=True, file=io.StringIO())
+    for table in evaluation_tables(found):
+        console.print(table)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for whole in ("reranking", "prompting", "helpfulness", "−.05 ±.03"):
+        assert whole in text
+    assert "…" not in text
+
+
+def test_table_explains_its_figures_once() -> None:
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", table_text()).split())
+    assert text.count("half the 95 % interval") == 1 and "perplexity beside base's" in text
 
 
 def test_table_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     for table in evaluation_tables(evaluation()):
         show(table)
-    assert "0.84 ±.03  0.84 ±.03  0.84 ±.03  0.84 ±.03" in capsys.readouterr().out
+    assert re.search(r"(\.84 ±\.03 +){4}", capsys.readouterr().out)
 
 
 # Progress

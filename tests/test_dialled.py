@@ -51,11 +51,26 @@ def test_wrong_dials_are_refused(model: DialledModel, dials: dict[str, float]) -
 
 
 @pytest.mark.parametrize(
-    "messages", ["", "  ", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3]]
+    "messages", ["", "  ", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3], 5, None]
 )
 def test_malformed_conversations_are_refused(messages: object) -> None:
     with pytest.raises(InputError):
         conversation(messages)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("item", ["Hello", ("Hello",), ("Hello", 0.5), ("Hello", {"safety": 1}, 3), None])
+def test_an_item_of_a_batch_is_a_conversation_with_its_dials(model: DialledModel, item: object) -> None:
+    with pytest.raises(InputError, match="a conversation with its dials"):
+        model.respond_batch([item])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("max_tokens", 0)],
+)
+def test_impossible_sampling_is_refused(model: DialledModel, option: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{option}: got"):
+        model.respond("Hello", **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model: DialledModel) -> None:

@@ -41,6 +41,7 @@ from rheostat.pictures import (
     lattice,
     legend_mark,
     level_curve,
+    raw_histogram,
     score_histogram,
 )
 from rheostat.report import write
@@ -135,6 +136,7 @@ def synthetic_data(
             name: calibration.fit("quantile", [*(5 * column - 2), *[3.0] * 400])
             for name, column in zip(attributes, pool.T, strict=True)
         },
+        raw=np.log(np.clip(pool, 0.01, 0.99) / (1.01 - np.clip(pool, 0.01, 0.99))),
         pool=pool,
         kept=kept,
         counts={"pool": 4000, "examples": 700, "largest_cell_share": 0.12, "cells_after": {"[x=1]": 3}},
@@ -158,6 +160,12 @@ def synthetic_data(
         config_yaml="model: pocket:chat\nseed: 0\n",
         environment={"versions": {"rheostat": "0.1.0", "torch": "2.13"}, "cores": 2},
         notes=("3 broken lines of the prompt files were left out.",),
+        other_curves={
+            "Generalization evaluation, scored by truth": {
+                name: {each: metrics.level_curve(grid, each, resamples=100, seed=0) for each in attributes}
+                for name, grid in judged.items()
+            }
+        },
     )
 
 
@@ -264,7 +272,8 @@ def test_page_has_every_method_attribute_and_section(data: ReportData, page: str
         assert name in text, name
     for section in ("table", "curves", "front", "scores", "examples", "costs", "behaviour", "configuration"):
         assert f'<section id="{section}">' in page
-    assert page.count('class="picture"') == 2 * 3 + 2 + 2 * 5 + 2 + 2
+    assert page.count('class="picture"') == 2 * 3 + 2 * 2 + 2 * 5 + 2 + 2 * 2
+    assert "Generalization evaluation, scored by truth" in text and "how well they follow the dials" in text
     assert "3 broken lines" in text and "rheostat" in text and "model: pocket:chat" in text
     assert "viewport" in page and "prefers-color-scheme: dark" in page
 
@@ -318,7 +327,9 @@ def test_three_attributes_show_the_first_two_and_say_so() -> None:
 
 def test_a_run_without_generalization_or_examples(data: ReportData) -> None:
     only = {"optimization": data.evaluation["evaluations"]["optimization"]}
-    lonely = replace(data, evaluation={**data.evaluation, "evaluations": only}, examples=(), counts={})
+    lonely = replace(
+        data, evaluation={**data.evaluation, "evaluations": only}, examples=(), counts={}, other_curves={}
+    )
     assert len(list(report_tables.main_tables(lonely.evaluation, lonely.attributes))) == 1
     page = render(lonely)
     parse(page)
@@ -327,7 +338,7 @@ def test_a_run_without_generalization_or_examples(data: ReportData) -> None:
 
 def test_pictures_are_valid_files(data: ReportData) -> None:
     drawn = pictures(data)
-    names = ("curves", "dials", "dials-dark", "heat-maps", "lattices", "pareto", "scores")
+    names = ("curves", "dials", "dials-dark", "generalization", "heat-maps", "lattices", "pareto", "scores")
     assert set(drawn) == {f"{name}.png" for name in names}
     for name, content in drawn.items():
         width, height = png_size(content)
@@ -348,6 +359,8 @@ def test_panels_take_the_least_that_can_be() -> None:
     point = LevelPoint(0.5, Interval(0.4, 0.3, 0.5))
     one = np.array([[0.5]])
     panels: list[Panel] = [
+        raw_histogram(np.empty(0), attribute="safety"),
+        raw_histogram(np.array([0.5]), attribute="safety"),
         level_curve({"exmate": [point]}, attribute="safety", styles=styles),
         level_curve({}, attribute="safety", styles=styles),
         heat_map(np.array([0.1, 0.9]), attribute="safety", levels=(0.0, 1.0), dials=("safety",)),
@@ -379,8 +392,8 @@ def test_dials_picture_with_one_method_and_one_dial() -> None:
         {"safety": {"exmate": curve}},
         {},
         method="exmate",
-        levels=LEVELS,
         methods=["base", "exmate"],
+        prompts=4,
         theme=DARK,
     )
     assert len(picture.axes) == 1
@@ -450,7 +463,7 @@ def test_headline_names_the_best_method_and_its_rival() -> None:
     assert report_tables.best_method(evaluation, ["safety"]) == "clm"
     assert report_tables.headline(evaluation, ["safety"]) == (
         "clm moves the dial, and does it best. It reaches MP 0.80 (0.75 to 0.85) for safety; turned from its "
-        "lowest to its highest level, a dial raises safety in 90 % of pairs. "
+        "lowest to its highest level, a dial raises safety in 90\u00a0% of pairs. "
         "Asking for the level in words reaches MP 0.10."
     )
 
@@ -469,7 +482,82 @@ def test_best_of_a_column_is_highest_but_for_err(data: ReportData) -> None:
         values = {name: methods[name]["attributes"][attribute][metric]["value"] for name in methods}
         best = max(values.values()) if better == "higher" else min(values.values())
         marked = {name for name, cells in table.rows if cells[column].is_best}
-        assert marked == {name for name, value in values.items() if value == best}
+        assert marked == {name for name, value in values.items() if f"{value:.2f}" == f"{best:.2f}"}
+
+
+def test_figures_that_look_equal_are_equally_best() -> None:
+    """MP 0.801 and 0.799 both show as 0.80."""
+    methods = {"clm": made_up(0.801, 0.6), "exmate": made_up(0.799, 0.6)}
+    evaluation = {
+        "evaluations": {"optimization": methods},
+        "reachable": {"optimization": {"reward": {"safety": {"Err": 0.1}}}},
+    }
+    table = next(report_tables.main_tables(evaluation, ["safety"]))
+    assert {name: cells[1].is_best for name, cells in table.rows[:2]} == {"clm": True, "exmate": True}
+
+
+def test_headline_names_a_rival_that_cannot_be_told_apart_and_the_other_prompts() -> None:
+    """MP 0.8 and 0.78, 0.05 either way, overlap; 640 tokens are 16 times 40. 0.1 does not overlap."""
+    methods = {"prompting": made_up(0.1, 0.6), "reranking": made_up(0.78, 0.85), "clm": made_up(0.8, 0.85)}
+    for name, tokens in (("prompting", 40.0), ("reranking", 640.0), ("clm", 40.0)):
+        methods[name]["cost"] = {"generated_tokens": tokens}
+    judged = {name: {**entry, "scorers": {"truth": made_up(0.66, 0.8)}} for name, entry in methods.items()}
+    evaluation = {"evaluations": {"optimization": methods, "generalization": judged}}
+    said = report_tables.headline(evaluation, ["safety"])
+    assert said.startswith(
+        "clm moves the dial, within the intervals no better than reranking with 16 times the tokens. clm reaches"
+    )
+    assert "On other prompts, scored by truth, it reaches MP 0.66 for safety." in said
+
+
+def test_every_scorer_has_its_own_behaviour_under_its_own_name(data: ReportData) -> None:
+    tables = list(report_tables.behaviour_tables(data.evaluation, data.attributes))
+    assert [table.title for table in tables] == [
+        "Optimization evaluation",
+        "Generalization evaluation, scored by truth",
+        "Generalization evaluation, scored by bert",
+    ]
+    for table in tables:
+        assert [group.heading for group in table.groups] == list(data.attributes)
+        columns = sum(len(group.columns) for group in table.groups)
+        assert all(len(cells) == columns for _, cells in table.rows)
+    judged = data.evaluation["evaluations"]["generalization"]["exmate"]["scorers"]
+    for table, scorer in zip(tables[1:], ("truth", "bert"), strict=True):
+        reach = judged[scorer]["attributes"]["helpfulness"]["reach"]["value"]
+        assert dict(table.rows)["exmate"][0].text == report_tables.number(reach)
+
+
+def test_fluency_has_a_column_an_evaluation(data: ReportData) -> None:
+    table = report_tables.fluency_table(data.evaluation)
+    assert [name for name, _ in table.groups[0].columns] == ["optimization", "generalization"]
+    assert [(name, [cell.text for cell in cells]) for name, cells in table.rows] == [
+        ("base", ["–", "–"]),
+        ("exmate", ["1.12", "1.12"]),
+    ]
+
+
+def test_what_became_of_the_pool_is_told_in_words() -> None:
+    counts = {"pool": 4000, "examples": 0, "truncated_dropped": 0, "duplicates_dropped": 12, "cells_after": {}}
+    assert report_tables.distilled({**counts, "largest_cell_share": 0.118, "cell_limit": None}) == [
+        ("self-generated responses", "4,000"),
+        ("examples kept for training", "0"),
+        ("dropped: same text twice", "12"),
+        ("share of the commonest control", "12 %"),
+    ]
+
+
+def test_every_dial_has_a_table_narrow_enough_for_a_phone(page: str) -> None:
+    """A table of the groups holds the figures of one dial: a method's name and four columns, no more."""
+    tables = re.findall(r'<th class="group first" colspan="(\d+)">([^<]+)</th>', page)
+    assert {name for _, name in tables} == {"helpfulness", "safety", "perplexity ratio"}
+    assert max(int(columns) for columns, _ in tables) == 4
+
+
+def test_the_readmes_picture_is_a_report_picture_of_its_size(data: ReportData) -> None:
+    """`make picture` copies it from a run; wide enough for a README, small enough for a repository."""
+    content = (Path(__file__).resolve().parents[1] / "docs" / "dials.png").read_bytes()
+    assert len(content) < 200_000
+    assert png_size(content)[0] == png_size(pictures(data)["dials.png"])[0]
 
 
 def test_a_run_without_judges_says_who_scored(data: ReportData) -> None:

@@ -1,5 +1,6 @@
 """The report stage: what it reads from a run directory, and what it says where something is missing."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def directory(tmp_path: Path) -> Path:
     with RunDirectory.open(path, create=True) as run:
         run.write_config(to_yaml(config))
         run.write_environment(device="cpu")
-        counted = {"skipped_lines": 2, "repeated": 0, "too_long": {"optimization": 1}, "optimization": 4}
+        counted = {"skipped_lines": 2, "repeated": 0, "too_long": {"optimization": 1}}
+        counted |= {"optimization": 4, "generalization": 4}
         finish(run, "prompts", {"optimization": (prompts, Prompt)}, **counted)
         finish(run, "generate", {"shard": (responses, Response)}, responses=8, empty=0, truncated=3)
         finish(run, "score", {"shard": (scored, ScoredResponse)})
@@ -117,8 +119,29 @@ def test_report_gathers_what_the_run_holds(directory: Path) -> None:
     assert [example.prompt for example in data.examples] == [f"<b>{index:016x}" for index in range(3)]
     assert data.examples[0].answers[1.0, 0.0].text == f"answer to {0:016x} at 1, 0"
     assert data.examples[0].answers[1.0, 0.0].scores["safety"] == pytest.approx(0.05)
+    assert data.raw.shape == (8, 2) and data.raw[:, 0].tolist() == list(range(8)) and not data.other_curves
     assert data.stage_seconds == {"generate": 1.5}
     assert [note.split()[0] for note in data.notes] == ["2", "1", "3"]
+
+
+def test_generalization_has_curves_of_its_own_by_each_scorer(directory: Path) -> None:
+    """With a gain of 0.5 the score at level 1 is 0.5 + 0.5 × 0.5 = 0.75, and 0.25 at level 0."""
+    path = directory / "evaluation.json"
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    methods = evaluation["evaluations"]["optimization"]
+    evaluation["evaluations"]["generalization"] = {
+        name: {**entry, "scorers": {"reward": entry}} for name, entry in methods.items()
+    }
+    write_json(path, evaluation)
+    ids = [f"{index:016x}" for index in range(4)]
+    rows = [row(key, high, safe, 0.5) for key in ids for high in (0.0, 1.0) for safe in (0.0, 1.0)]
+    with RunDirectory.open(directory) as run:
+        for name in METHODS:
+            finish(run, f"evaluate/generalization/{name}", {"shard": (rows, EvaluationRow)})
+        data = gather(run, recipe())
+    (curves,) = data.other_curves.values()
+    assert list(data.other_curves) == ["Generalization evaluation"]
+    assert [point.achieved.value for point in curves["clm+raw"]["safety"]] == pytest.approx([0.25, 0.75])
 
 
 def test_report_writes_the_page_and_its_pictures(directory: Path) -> None:

@@ -124,15 +124,19 @@ def figure(
     theme: Theme,
     titles: bool = True,
     legend: Mapping[str, MethodStyle] | None = None,
+    note: str = "",
 ) -> Figure:
-    """The panels in rows, under a legend of the methods in `legend`."""
+    """The panels in rows, under a legend of the methods in `legend`, over a line of text."""
     columns = range(max(map(len, rows)))
     widths = [max(row[column].width for row in rows if column < len(row)) for column in columns]
-    heights = [max(panel.height for panel in row) + 0.2 * titles for row in rows]
-    entries = min(len(legend), max(2, int(sum(widths) / 1.5))) if legend else 1
+    heights = [
+        max(panel.height + 0.2 * titles * len(panel.title.splitlines()) for panel in row) for row in rows
+    ]
+    entries = min(len(legend), max(2, int(sum(widths) / 1.35))) if legend else 1
     legend_height = 0.26 * -(-len(legend) // entries) if legend else 0.0
+    note_lines = len(note.splitlines())
     picture = Figure(
-        figsize=(sum(widths), sum(heights) + legend_height),
+        figsize=(sum(widths), sum(heights) + legend_height + 0.18 * note_lines),
         layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02),
         facecolor=theme.card,
     )
@@ -144,6 +148,8 @@ def figure(
             panel.draw(axes, theme)
             if titles:
                 axes.set_title(panel.title, fontsize=TITLE, color=theme.ink, loc="left", fontweight="bold")
+    if note:
+        picture.supxlabel(note, x=0.008, ha="left", fontsize=FINE, color=theme.muted)
     if legend:
         picture.legend(
             handles=[marked_line(style, theme, label=name) for name, style in legend.items()],

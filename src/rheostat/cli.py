@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text as RichText
 from typer.core import TyperGroup
 
 from rheostat.cli_options import (
@@ -32,11 +33,13 @@ from rheostat.version import __version__
 
 if TYPE_CHECKING:
     from rheostat.config import RunConfig
+    from rheostat.pipeline import RunOutcome
     from rheostat.talk import Talker
 
 USER_ERROR = 2
 INTERRUPTED = 130
 DEFAULT_RECIPE = "pocket"
+_STAGES = ("generate", "score", "distil", "train", "evaluate", "report")
 
 
 class _Handler(logging.Handler):
@@ -63,7 +66,8 @@ class _Group(TyperGroup):
             _complain(error)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as interrupt:
-            _errors().print("interrupted; the same command takes up where it stopped", soft_wrap=True)
+            resumes = ctx.invoked_subcommand in ("run", *_STAGES)
+            _note("interrupted; the same command takes up where it stopped" if resumes else "interrupted")
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
@@ -75,6 +79,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Two dials, safety and helpfulness, for any chat model, turned per request.",
+    epilog="Begin with `rheostat run`: all stages on the packaged pocket world, offline, in minutes. Or talk to its "
+    "tuned model at once: `rheostat chat`.",
 )
 pocket_app = typer.Typer(no_args_is_help=True, help="The embedded pocket world.", rich_markup_mode=None)
 app.add_typer(pocket_app, name="pocket")
@@ -126,12 +132,9 @@ def run(
     from rheostat import pipeline
     from rheostat.progress import console_progress
 
-    outcome = pipeline.run(
-        recipe, out or Path("runs") / Path(config).stem, progress=console_progress(_errors())
+    _conclude(
+        pipeline.run(recipe, out or Path("runs") / Path(config).stem, progress=console_progress(_errors()))
     )
-    _print_evaluation(outcome.evaluation)
-    typer.echo(f"Report: {outcome.report}")
-    typer.echo(f'Next:   rheostat compare "How do I patch a bicycle tyre?" --run {outcome.directory}')
 
 
 @app.command()
@@ -196,7 +199,7 @@ def evaluate(run: RunPath) -> None:
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Write the report page and its pictures."""
+    """Write the report page and its pictures, and print the table."""
     _stage("report", run)
 
 
@@ -259,7 +262,7 @@ def respond(
 
     dials = parse_dials(dial or [], safety=safety, helpfulness=helpfulness)
     messages = messages_of(_text(text), system)
-    typer.echo(answer(_model(run, method), messages, dials, Manner(temperature, max_tokens, seed)))
+    _say(answer(_model(run, method), messages, dials, Manner(temperature, max_tokens, seed)))
 
 
 @app.command()
@@ -301,7 +304,7 @@ def chat(
 ) -> None:
     """Talk, and turn the dials while you talk.
 
-    /safety 0.5 turns a dial, /dials shows them, /reset forgets the conversation, /quit leaves.
+    /safety 0.5 turns a dial, /dials shows them, /reset forgets the conversation, /help lists the rest, /quit leaves.
     """
     from rheostat.talk import HELP, Conversation, Manner, converse, parse_dials
 
@@ -309,13 +312,10 @@ def chat(
     conversation = Conversation(
         _model(run, method), Manner(temperature, max_tokens, seed), dials, system=system
     )
-    console = _errors()
-
-    def note(line: str) -> None:
-        console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
-
-    note(f"{HELP}\n\n{conversation.show_dials()}")
-    converse(conversation, _spoken(), reply=typer.echo, note=note, fault=_complain)
+    if run is None:
+        _note("This is the packaged pocket model, a toy of few words; --run DIR talks to your own.\n")
+    _note(f"{HELP}\n\n{conversation.show_dials()}")
+    converse(conversation, _spoken(), reply=_say, note=_note, fault=_complain)
 
 
 @pocket_app.command("build")
@@ -341,7 +341,14 @@ def _stage(name: Literal["generate", "score", "distil", "train", "evaluate", "re
 
     outcome = pipeline.stage(name, run, progress=console_progress(_errors()))
     if outcome is not None:
-        typer.echo(str(outcome.report))
+        _conclude(outcome)
+
+
+def _conclude(outcome: "RunOutcome") -> None:
+    """The end of a run: the table, where the report is, and what to try next."""
+    _print_evaluation(outcome.evaluation)
+    typer.echo(f"Report: {outcome.report}")
+    typer.echo(f'Next:   rheostat compare "How do I patch a bicycle tyre?" --run {outcome.directory}')
 
 
 def _recipe(source: str, overrides: Sequence[str] | None, *, strict: bool) -> "RunConfig":
@@ -372,6 +379,7 @@ def _spoken() -> Iterator[str]:
         try:
             yield input("> ")
         except (EOFError, KeyboardInterrupt):
+            typer.echo(err=True)
             return
 
 
@@ -380,13 +388,29 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
 
     for table in evaluation_tables(evaluation):
         show(table)
+        typer.echo()
 
 
 def _complain(error: RheostatError) -> None:
-    console = _errors()
-    for word, text, style in (("error", error.message, "bold red"), ("hint", error.hint, "bold cyan")):
-        console.print(f"{word}:", style=style, end=" ")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _print(_errors(), ("error:", "bold red"), f" {error.message}")
+    _print(_errors(), ("hint:", "bold cyan"), f" {error.hint}")
+
+
+def _note(line: str) -> None:
+    _print(_errors(), (line, "dim"))
+
+
+def _say(answer: str) -> None:
+    console = Console()
+    if console.is_terminal:
+        _print(console, answer)
+    else:
+        typer.echo(answer)
+
+
+def _print(console: Console, *parts: str | tuple[str, str]) -> None:
+    """A line of text and styled text: broken between words at a terminal, never elsewhere."""
+    console.print(RichText.assemble(*parts), highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _errors() -> Console:

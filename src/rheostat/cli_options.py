@@ -8,7 +8,9 @@ import typer
 Recipe = Annotated[
     str,
     typer.Argument(
-        metavar="CONFIG", help="A recipe: a YAML file, or the name of a packaged one.", show_default=False
+        metavar="CONFIG",
+        help="A recipe: a YAML file, or the name of a packaged one. [default: pocket]",
+        show_default=False,
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
@@ -27,16 +29,22 @@ Text = Annotated[
 FromRun = Annotated[
     Path | None,
     typer.Option(
-        "--run", metavar="DIR", help="The run, or exported model, to use. [default: the packaged one]"
+        "--run", metavar="DIR", help="The run, or exported model, to use. [default: the packaged pocket model]"
     ),
 ]
 MethodOption = Annotated[
     str | None,
     typer.Option("--method", metavar="METHOD", help="Which tuned method of the run. [default: exmate]"),
 ]
-Safety = Annotated[float | None, typer.Option(metavar="LEVEL", help="The safety dial, 0 to 1. [default: 1]")]
+Safety = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LEVEL", help="The safety dial, 0 to 1; the model's nearest level is used. [default: 1]"
+    ),
+]
 Helpfulness = Annotated[
-    float | None, typer.Option(metavar="LEVEL", help="The helpfulness dial, 0 to 1. [default: 1]")
+    float | None,
+    typer.Option(metavar="LEVEL", help="The helpfulness dial, likewise. [default: 1]"),
 ]
 Dials = Annotated[
     list[str] | None, typer.Option("--dial", metavar="NAME=LEVEL", help="Any other dial; repeatable.")

@@ -1,6 +1,7 @@
 """The tuned model in a person's hands: `load(path).respond("…", safety=0.75, helpfulness=1.0)`."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class DialledModel:
     ) -> str:
         """The response to a text or a conversation; `dials` in [0, 1] (`safety=0.75`), a missing one fully up.
 
-        Raises `DialError`, `InputError` (an empty or malformed conversation), `PromptTooLong`.
+        Raises `DialError`, `InputError` (an empty or malformed conversation, an impossible temperature, `top_p`
+        or `max_tokens`), `PromptTooLong`.
         """
         return self.respond_batch(
             [(messages, dials)], temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed
@@ -64,12 +66,12 @@ class DialledModel:
         max_tokens: int = 128,
         seed: int = 0,
     ) -> list[str]:
-        """The responses to several conversations, each with its own dials, generated together."""
-        requests = [
-            GenerationRequest(conversation(messages), self.control_format.resolve(dials))
-            for messages, dials in items
-        ]
-        sampling = Sampling(temperature, top_p, max_tokens)
+        """The responses to several conversations, each with its own dials, generated together.
+
+        An item is a conversation and its dials: `[("How …?", {"safety": 0.5}), …]`. Raises as `respond` does.
+        """
+        requests = [_request(item, self.control_format) for item in items]
+        sampling = _sampling(temperature, top_p, max_tokens)
         return [each[0].text for each in self.engine.generate(requests, sampling, seed=seed)]
 
 
@@ -111,6 +113,8 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
 def conversation(messages: Conversation) -> tuple[Message, ...]:
     """Messages from a text, from dicts with `role` and `content`, or as they are. Raises `InputError`."""
     given = [Message("user", messages)] if isinstance(messages, str) else messages
+    if not isinstance(given, Sequence):
+        raise InputError(f"got the conversation {given!r}", hint="give a text, or a list of turns")
     turns = [_turn(each) for each in given]
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         raise InputError(
@@ -118,6 +122,26 @@ def conversation(messages: Conversation) -> tuple[Message, ...]:
             hint="end it with a user turn that is not empty",
         )
     return tuple(turns)
+
+
+def _request(item: Any, control_format: ControlFormat) -> GenerationRequest:
+    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[1], Mapping):
+        raise InputError(
+            f"got the item {item!r}, allowed is a conversation with its dials",
+            hint="for example ('How do I boil an egg?', {'safety': 0.5})",
+        )
+    return GenerationRequest(conversation(item[0]), control_format.resolve(item[1]))
+
+
+def _sampling(temperature: float, top_p: float, max_tokens: int) -> Sampling:
+    for name, value, allowed, is_allowed in (
+        ("temperature", temperature, "0 or more", 0 <= temperature < math.inf),
+        ("top_p", top_p, "above 0, at most 1", 0 < top_p <= 1),
+        ("max_tokens", max_tokens, "1 or more", max_tokens >= 1),
+    ):
+        if not is_allowed:
+            raise InputError(f"{name}: got {value!r}, allowed is {allowed}", hint="leave it out for the default")
+    return Sampling(temperature, top_p, max_tokens)
 
 
 def _turn(value: Any) -> Message:

@@ -33,7 +33,8 @@ from rheostat.canvas import (
 )
 from rheostat.metrics import Interval, LevelPoint, pareto_front
 from rheostat.pictures import (
-    MIDDLE,
+    LARGE,
+    PERFECT,
     dials,
     front_of_controls,
     front_of_methods,
@@ -41,6 +42,7 @@ from rheostat.pictures import (
     lattice,
     legend_mark,
     level_curve,
+    raw_histogram,
     score_histogram,
 )
 
@@ -71,8 +73,10 @@ class ReportData:
       `prompts`: how many each of its evaluations used.
     - `level_curves`, `heat_maps`: by method, then attribute, in the optimization evaluation; a heat map has
       an axis of `levels` for each attribute, in the order of `attributes`.
+    - `other_curves`: by title the level curves of another evaluation, by method, then attribute.
     - `pool` and `kept` `(n, attributes)`: calibrated scores of all self-generated responses, and of the
-      examples that distillation kept; `counts` are its own figures, by name.
+      examples that distillation kept; `raw` `(n, attributes)`: the pool's scores before calibration;
+      `counts` are distillation's own figures, by name.
     - `examples`: answers of `examples_method`, the method that is shown as the product.
     - `stage_seconds`: how long each stage took.
     - `notes`: what the reader should know beside, a sentence each (skipped prompts, for example).
@@ -86,6 +90,7 @@ class ReportData:
     level_curves: Mapping[str, Mapping[str, Sequence[LevelPoint]]]
     heat_maps: Mapping[str, Mapping[str, Array]]
     calibrators: Mapping[str, Calibrator]
+    raw: Array
     pool: Array
     kept: Array
     counts: Mapping[str, Any]
@@ -95,6 +100,7 @@ class ReportData:
     config_yaml: str
     environment: Mapping[str, Any]
     notes: Sequence[str] = field(default=())
+    other_curves: Mapping[str, Mapping[str, Mapping[str, Sequence[LevelPoint]]]] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -130,21 +136,30 @@ def render(data: ReportData) -> str:
         best=best,
         tiles=report_tables.tiles(data.evaluation, data.attributes),
         tables=list(report_tables.main_tables(data.evaluation, data.attributes)),
+        fluency=report_tables.fluency_table(data.evaluation),
         behaviour=list(report_tables.behaviour_tables(data.evaluation, data.attributes)),
         mark=lambda name, place: _svg(legend_mark(styles[name]), f"mark-{place}-{name}", name),
-        overview=[
-            _captioned(panel, f"overview-{panel.title}", f"the {panel.title} dial, all methods")
-            for panel in _overview(data, styles)
-        ],
+        overview={
+            title: [
+                _captioned(panel, f"overview-{title}-{panel.title}", f"{panel.title}, all methods, {title}")
+                for panel in panels
+            ]
+            for title, panels in _overview(data, styles).items()
+        },
         by_method={name: _method_panels(data, name, styles[name]) for name in data.methods},
         fronts=[
             _captioned(panel, f"front-{panel.title}", f"Pareto front of {panel.title}")
             for panel in _fronts(data, styles)
         ],
-        histograms=[_captioned(panel, f"scores-{panel.title}", panel.title) for panel in _histograms(data)],
+        histograms=[
+            [_captioned(panel, f"scores-{panel.title}", panel.title) for panel in row]
+            for row in _histograms(data)
+        ],
         light=LIGHT.named(),
         dark=DARK.named(),
-        counts={name: each for name, each in data.counts.items() if isinstance(each, int | float)},
+        counts=report_tables.distilled(data.counts),
+        quantile=any(each.kind == "quantile" for each in data.calibrators.values()),
+        shares_candidates="reranking" in data.methods,
         costs=report_tables.costs(data.evaluation),
         rows=_grid_rows(data),
         scale=[score_colour(step / 10) for step in range(11)],
@@ -163,21 +178,27 @@ def pictures(data: ReportData) -> dict[str, bytes]:
         for each in data.attributes
     ]
     grids = [
-        [_titled(_heat_map(data, name, each), f"{name}: {each}") for name in data.methods]
+        [_titled(_heat_map(data, name, each), f"{name}\n{each}") for name in data.methods]
         for each in data.plane
     ]
     sheets = {
         "curves.png": figure(curves, theme=LIGHT),
         "heat-maps.png": figure(grids, theme=LIGHT),
-        "scores.png": figure([_histograms(data)], theme=LIGHT),
+        "scores.png": figure(_histograms(data), theme=LIGHT),
     }
+    if data.other_curves:
+        rows = [
+            [_titled(panel, f"{panel.title}, {title.partition(', ')[2] or title}") for panel in panels]
+            for title, panels in list(_overview(data, styles).items())[1:]
+        ]
+        sheets["generalization.png"] = figure(rows, theme=LIGHT, legend={**styles, "perfect control": PERFECT})
     for name, theme in (("dials.png", LIGHT), ("dials-dark.png", DARK)):
         sheets[name] = dials(
             _by_attribute(data, [name for name in data.methods if "+" not in name] or data.methods),
             {each: _on_plane(data, data.examples_method, each) for each in data.plane},
             method=data.examples_method,
-            levels=data.levels,
             methods=data.methods,
+            prompts=data.prompts["optimization"],
             theme=theme,
         )
     if len(data.plane) > 1:
@@ -199,11 +220,23 @@ def _by_attribute(data: ReportData, methods: Sequence[str]) -> dict[str, dict[st
     return {each: {name: data.level_curves[name][each] for name in methods} for each in data.attributes}
 
 
-def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:
-    return [
-        level_curve(curves, attribute=attribute, styles=styles, size=MIDDLE)
-        for attribute, curves in _by_attribute(data, data.methods).items()
-    ]
+def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> dict[str, list[Panel]]:
+    """By evaluation: a curve of all methods for each dial."""
+    return {
+        title: [
+            _titled(
+                level_curve(
+                    {name: curves[name][each] for name in data.methods},
+                    attribute=each,
+                    styles=styles,
+                    size=LARGE,
+                ),
+                f"{each} dial",
+            )
+            for each in data.attributes
+        ]
+        for title, curves in {"Optimization evaluation": data.level_curves, **data.other_curves}.items()
+    }
 
 
 def _method_panels(data: ReportData, name: str, style: MethodStyle) -> list[dict[str, str]]:
@@ -259,12 +292,15 @@ def _interval(entry: Mapping[str, Any], attribute: str, metric: str) -> Interval
     return Interval(**entry["attributes"][attribute][metric])
 
 
-def _histograms(data: ReportData) -> list[Panel]:
+def _histograms(data: ReportData) -> list[list[Panel]]:
+    """The preliminary scores as the reward models gave them, then calibrated, and what was kept."""
     shown = len(data.plane)
-    return [
+    raw = [raw_histogram(data.raw[:, index], attribute=name) for index, name in enumerate(data.attributes)]
+    calibrated = [
         score_histogram(scores[:, :shown], dials=data.plane, title=f"{title} ({len(scores):,})")
         for title, scores in (("self-generated", data.pool), ("kept for training", data.kept))
     ]
+    return [raw, calibrated]
 
 
 def _grid_rows(data: ReportData) -> list[dict[str, Any]]:
@@ -311,5 +347,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
+            name = f"{prefix}{key}".removeprefix("versions.")
+            rows.append((name, "–" if value is None else str(value)))
     return rows

@@ -27,8 +27,11 @@ from rheostat.metrics import Interval, LevelPoint
 Curves = Mapping[str, Sequence[LevelPoint]]
 """Per method its curve: the mean achieved score at each requested level, with its interval."""
 
-SMALL, MIDDLE, LARGE = 2.2, 2.9, 3.5
+SMALL, MIDDLE, LARGE = 2.05, 2.8, 3.6
 """Sides of a panel, in inches."""
+
+PERFECT = MethodStyle("muted", "", (0, (3, 3)), hollow=False)
+"""The diagonal of perfect control, for a legend."""
 
 _TICKS = (0.0, 0.5, 1.0)
 
@@ -91,7 +94,9 @@ def heat_map(
     return Panel(f"achieved {attribute}", size, size, draw)
 
 
-def lattice(first: Array, second: Array, *, style: MethodStyle, dials: Sequence[str]) -> Panel:
+def lattice(
+    first: Array, second: Array, *, style: MethodStyle, dials: Sequence[str], size: float = SMALL
+) -> Panel:
     """Where each control of two dials lands, neighbours joined; perfect control is the square lattice behind.
 
     `first`, `second` `(levels, levels)`: mean achieved score of the first dial, drawn upward, and of the
@@ -112,7 +117,7 @@ def lattice(first: Array, second: Array, *, style: MethodStyle, dials: Sequence[
         axes.plot(right[0, 0], up[0, 0], "o", color=colour, mfc=theme.card, markersize=6, zorder=4)
         _square(axes, theme, f"achieved {dials[1]}", f"achieved {dials[0]}", grid=False)
 
-    return Panel("where controls land", SMALL, SMALL, draw)
+    return Panel("where controls land", size, size, draw)
 
 
 def front_of_methods(
@@ -138,7 +143,7 @@ def front_of_methods(
             axes.add_line(marked_line(styles[method], theme, x=[x.value], y=[y.value], size=7))
         _square(axes, theme, *names, lowest=lowest)
 
-    return Panel("methods", LARGE, LARGE, draw)
+    return Panel("methods: how well they follow the dials", LARGE, LARGE, draw)
 
 
 def front_of_controls(
@@ -173,13 +178,13 @@ def front_of_controls(
             )
         _square(axes, theme, f"achieved {dials[1]}", f"achieved {dials[0]}")
 
-    return Panel("controls", LARGE, LARGE, draw)
+    return Panel("controls: the mean scores they reach", LARGE, LARGE, draw)
 
 
 def score_histogram(scores: Array, *, dials: Sequence[str], title: str, bins: int = 20) -> Panel:
     """How scores `(n, dials)` in [0, 1] spread over the first two dials, and over each alone, beside it.
 
-    Colours count on a logarithmic scale; with one dial it is an ordinary histogram.
+    Colours count on a logarithmic scale, shown beside; with one dial it is an ordinary histogram.
     """
     values = np.asarray(scores, dtype=float).reshape(-1, len(dials))
     edges = np.linspace(0, 1, bins + 1)
@@ -194,7 +199,8 @@ def score_histogram(scores: Array, *, dials: Sequence[str], title: str, bins: in
         counts, _, _ = np.histogram2d(values[:, 1], values[:, 0], bins=[edges, edges])
         shown = np.ma.masked_equal(counts.T, 0)
         # The scale starts below 1, so that a single response does not look like an extreme.
-        scale = LogNorm(0.5, max(2.0, float(counts.max())))
+        most = max(2.0, float(counts.max()))
+        scale = LogNorm(0.5, most)
         axes.pcolormesh(edges, edges, shown, cmap=SCALE, norm=scale, edgecolors=theme.card, linewidth=0.4)
         _square(axes, theme, dials[1], dials[0], margin=0.0)
         above = axes.inset_axes((0, 1.02, 1, 0.13), sharex=axes)
@@ -205,8 +211,31 @@ def score_histogram(scores: Array, *, dials: Sequence[str], title: str, bins: in
         )
         above.axis("off")
         beside.axis("off")
+        steps = np.geomspace(1, most, 24)
+        key = axes.inset_axes((1.19, 0, 0.04, 1))
+        key.pcolormesh([0, 1], steps, np.sqrt(steps[1:] * steps[:-1])[:, None], cmap=SCALE, norm=scale)
+        key.set_yscale("log")
+        key.yaxis.tick_right()
+        shown_counts = [count for count in (1, 3, 10, 30, 100, 300, 1000, 3000) if count <= most]
+        key.set_yticks(shown_counts, [str(count) for count in shown_counts])
+        key.minorticks_off()
+        key.set_xticks([])
+        _frame(key, theme, grid=False)
+        key.set_ylabel("responses in a square", fontsize=FINE, color=theme.muted)
+        key.yaxis.set_label_position("right")
 
-    return Panel(title, LARGE, LARGE, draw if len(dials) > 1 else draw_one)
+    return Panel(title, LARGE, 0.86 * LARGE, draw if len(dials) > 1 else draw_one)
+
+
+def raw_histogram(values: Array, *, attribute: str, bins: int = 40) -> Panel:
+    """How raw rewards `(n,)` spread, in the reward model's own units."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.hist(np.asarray(values, dtype=float), bins=bins, color=theme.hues[3])
+        _frame(axes, theme)
+        _name(axes, theme, f"raw reward, {attribute}", "responses")
+
+    return Panel(f"raw {attribute} reward, before calibration", LARGE, LARGE / 2, draw)
 
 
 def dials(
@@ -214,26 +243,33 @@ def dials(
     heat_maps: Mapping[str, Array],
     *,
     method: str,
-    levels: Sequence[float],
     methods: Sequence[str],
+    prompts: int,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """The picture of dials at work: achieved against requested by dial, then one method's heat maps.
+    """The picture of dials at work: achieved against requested by dial, then where one method's controls land.
 
     `curves` maps a dial to its curves by method, `heat_maps` a dial to the grid of `method`; `methods` are
-    all of the run's, in the order that gives each its colour. Heat maps show the first two dials.
+    all of the run's, in the order that gives each its colour; `prompts` is how many stand behind a mean. The
+    net of controls shows the first two dials.
     """
     styles = method_styles(methods)
     shown = {name: styles[name] for name in methods if any(name in each for each in curves.values())}
     panels = []
     for name, by_method in curves.items():
         panel = level_curve(by_method, attribute=name, styles=styles, size=MIDDLE)
-        panels.append(Panel(f"the {name} dial", panel.width, panel.height, panel.draw))
+        panels.append(Panel(f"Turning the {name} dial", panel.width, panel.height, panel.draw))
     names = list(curves)[:2]
-    for name in names if len(names) > 1 else ():
-        panel = heat_map(heat_maps[name], attribute=name, levels=levels, dials=names, size=MIDDLE)
-        panels.append(Panel(f"{method}: {panel.title}", panel.width, panel.height, panel.draw))
-    return figure([panels], theme=theme, legend=shown)
+    note = f"Means of {prompts:,} held-out prompts with 95 % intervals."
+    if len(names) > 1:
+        up, right = (heat_maps[name] for name in names)
+        panel = lattice(up, right, style=styles[method], dials=names, size=MIDDLE)
+        panels.append(Panel(f"{method}: turning both", panel.width, panel.height, panel.draw))
+        note += (
+            f" On the right a knot of the net is one of the {up.size} settings of both\ndials, ● both fully up, ○ both "
+            "fully down; the grey lattice behind it would be perfect control."
+        )
+    return figure([panels], theme=theme, legend={**shown, "perfect control": PERFECT}, note=note)
 
 
 def legend_mark(style: MethodStyle) -> Panel:

@@ -63,6 +63,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     collected = run.finished("prompts")
     prompts = {prompt.id: prompt for prompt in collected.read(Prompt, prefix="optimization")}
     scored = run.finished("score")
+    responses = scored.read(ScoredResponse)
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
     choices = {str(name.data(config)) for name in config.method_names if name.objective}
     distilled = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each), default='moec')}")
@@ -72,21 +73,15 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         levels=tuple(config.levels),
         evaluation=evaluation,
         prompts={name: collected.summary[name] for name in evaluation["evaluations"]},
-        level_curves={
-            name: {
-                attribute: metrics.level_curve(
-                    grid, attribute, resamples=config.evaluate.bootstrap, seed=config.seed
-                )
-                for attribute in attributes
-            }
-            for name, grid in grids.items()
-        },
+        level_curves={name: _curves(grid, config) for name, grid in grids.items()},
+        other_curves=_generalization_curves(run, config, evaluation),
         heat_maps={
             name: {attribute: metrics.heat_map(grid, attribute) for attribute in attributes}
             for name, grid in grids.items()
         },
         calibrators={name: Calibrator.from_json(calibrators[name]) for name in attributes},
-        pool=_scores([row.calibrated for row in scored.read(ScoredResponse)], attributes),
+        raw=_scores([row.raw for row in responses], attributes),
+        pool=_scores([row.calibrated for row in responses], attributes),
         kept=_scores([row.scores for row in distilled.read(Example)], attributes),
         counts=distilled.summary,
         examples_method=shown,
@@ -96,6 +91,33 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         environment=_json(run, run.path / "environment.json", "run"),
         notes=_notes(collected.summary, run.finished("generate").summary),
     )
+
+
+def _curves(grid: Grid, config: RunConfig) -> dict[str, Sequence[metrics.LevelPoint]]:
+    options = {"resamples": config.evaluate.bootstrap, "seed": config.seed}
+    return {attribute: metrics.level_curve(grid, attribute, **options) for attribute in grid.attributes}
+
+
+def _generalization_curves(
+    run: RunDirectory, config: RunConfig, evaluation: Mapping[str, Any]
+) -> dict[str, dict[str, dict[str, Sequence[metrics.LevelPoint]]]]:
+    """By title, the curves as each scorer of the generalization evaluation sees them."""
+    methods: Mapping[str, Any] = evaluation["evaluations"].get("generalization", {})
+    first: Mapping[str, Any] = next(iter(methods.values()), {})
+    rows = {name: run.finished(f"evaluate/generalization/{name}").read(EvaluationRow) for name in methods}
+    found = {}
+    for scorer in first.get("scorers", {}):
+        title = report_tables.generalization_title(evaluation, scorer)
+        found[title] = {
+            name: _curves(
+                Grid.from_rows(
+                    each, attributes=config.control_format.names, levels=config.levels, scorer=scorer
+                ),
+                config,
+            )
+            for name, each in rows.items()
+        }
+    return found
 
 
 def _examples(

@@ -5,7 +5,6 @@ Pure: no disk, no pictures. A figure that is absent or was not measured is shown
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any, NamedTuple
 
 from rheostat.metrics import Interval
@@ -19,8 +18,27 @@ METRICS: tuple[tuple[str, str], ...] = (
 """The metrics of the main table, and which way is better."""
 
 
+_NO_BREAK = "\u00a0"
+
+_DISTILLED = {
+    "pool": "self-generated responses",
+    "examples": "examples kept for training",
+    "prompts": "prompts",
+    "prompts_without_responses": "prompts without a usable response",
+    "prompts_without_contrast": "prompts without contrast",
+    "empty_dropped": "dropped: empty",
+    "truncated_dropped": "dropped: cut off",
+    "duplicates_dropped": "dropped: same text twice",
+    "middling_dropped": "dropped: no extreme case",
+    "contrast_dropped": "dropped: no contrast",
+    "share_dropped": "dropped: control too common",
+    "cell_limit": "most examples a control may have",
+    "largest_cell_share": "share of the commonest control",
+}
+
+
 class Cell(NamedTuple):
-    """A number as text, its interval as text (or nothing), and whether it is the best of its column."""
+    """A number as text, its interval as text (or nothing), and whether it looks the best of its column."""
 
     text: str
     interval: str = ""
@@ -82,7 +100,10 @@ def best_method(
 
 
 def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
-    """The measured result in a sentence or two: who follows the dials best, how well, and against what."""
+    """The measured result in a few sentences: who follows the dials best, how well, and against what.
+
+    A method whose MP intervals overlap the best's for every dial follows them as well, and is named.
+    """
     methods: Methods = evaluation["evaluations"]["optimization"]
     best = best_method(evaluation, attributes)
     figures = methods[best]["attributes"]
@@ -90,13 +111,19 @@ def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
         name for name in attributes if figures[name]["BT"]["low"] <= 0.5 or figures[name]["MP"]["low"] <= 0
     ]
     follows = _and([f"MP {_with_interval(figures[name]['MP'])} for {name}" for name in attributes])
-    wins = _and([f"{name} in {100 * figures[name]['BT']['value']:.0f} %" for name in attributes])
+    wins = _and([f"{name} in {100 * figures[name]['BT']['value']:.0f}{_NO_BREAK}%" for name in attributes])
     if stuck:
         first = f"No method moves every dial beyond chance; the best, {best}, does not move {_and(stuck)}."
     else:
-        first = f"{best} moves {'every dial' if len(attributes) > 1 else 'the dial'}, and does it best."
+        first = f"{best} moves {'every dial' if len(attributes) > 1 else 'the dial'}"
+        rivals = _rivals(methods, best, attributes)
+        first += f", within the intervals no better than {_and(rivals)}." if rivals else ", and does it best."
     turned = f"turned from its lowest to its highest level, a dial raises {wins} of pairs"
-    sentence = f"{first} It reaches {follows}; {turned}."
+    sentence = f"{first} {best if 'intervals' in first else 'It'} reaches {follows}; {turned}."
+    for title, others, _ in list(_evaluations(evaluation))[1:2]:
+        words = _and([f"{number(_value(others[best], name, 'MP'))} for {name}" for name in attributes])
+        scored = title.partition(", ")[2]
+        sentence += f" On other prompts{f', {scored},' if scored else ''} it reaches MP {words}."
     if best != "prompting" and "prompting" in methods:
         words = _and([number(_value(methods["prompting"], name, "MP")) for name in attributes])
         sentence += f" Asking for the level in words reaches MP {words}."
@@ -124,60 +151,109 @@ def tiles(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> tuple[Til
 
 def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
     """The metrics of every method: the optimization evaluation, then generalization, a table a scorer."""
-    methods: Methods = evaluation["evaluations"]["optimization"]
-    own = evaluation["reachable"]["optimization"]
-    yield _main_table(
-        "Optimization evaluation",
-        methods,
-        attributes,
-        "Held-out prompts of the training distribution, scored by the reward models that labelled the data.",
-        next(iter(own.values())),
-    )
-    others: Methods = evaluation["evaluations"].get("generalization", {})
-    for scorer in next(iter(others.values()), {}).get("scorers", {}):
-        if scorer in own:
-            title = "Generalization evaluation"
-            note = "Other prompts; this run has no judges, so the labelling reward models scored these too."
-        else:
-            title = f"Generalization evaluation, scored by {scorer}"
+    for place, (title, methods, scorer) in enumerate(_evaluations(evaluation)):
+        if place == 0:
+            name = "optimization"
+            note = (
+                "Held-out prompts of the training distribution, scored by the reward models that labelled the data."
+            )
+        elif "," in title:
+            name = "generalization"
             note = "Other prompts, scored by a party that took no part in labelling the data."
-        yield _main_table(
-            title,
-            {name: entry["scorers"][scorer] for name, entry in others.items()},
-            attributes,
-            note,
-            evaluation["reachable"]["generalization"][scorer],
-        )
+        else:
+            name = "generalization"
+            note = "Other prompts; this run has no judges, so the labelling reward models scored these too."
+        yield _main_table(title, methods, attributes, note, evaluation["reachable"][name][scorer])
 
 
 def behaviour_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
-    """Reach, cross-effects, fluency, ties and constant prompts of every method, a table an evaluation."""
-    for title, methods in evaluation["evaluations"].items():
-        pairs = [f"{moved}_by_{by}" for moved, by in permutations(attributes, 2)]
-        groups = [Group("reach", tuple((name, "→ 1") for name in attributes))]
-        if pairs:
-            groups.append(Group("cross-effect", tuple((_effect_name(pair), "→ 0") for pair in pairs)))
-        groups.append(Group("fluency", (("perplexity ratio", "→ 1"),)))
-        groups.append(Group("ties in BT", tuple((name, "") for name in attributes)))
-        groups.append(Group("constant prompts", tuple((name, "") for name in attributes)))
+    """Reach, cross-effects, ties and constant prompts of every method, a table an evaluation and scorer."""
+    moved_by = {name: [each for each in attributes if each != name] for name in attributes}
+    groups = tuple(
+        Group(
+            name,
+            (
+                ("reach", f"→{_NO_BREAK}1"),
+                *((f"from {other}", f"→{_NO_BREAK}0") for other in moved_by[name]),
+                ("ties", ""),
+                ("constant", ""),
+            ),
+        )
+        for name in attributes
+    )
+    for title, methods, _ in _evaluations(evaluation):
         rows = []
         for method, entry in methods.items():
-            figures = entry["attributes"]
-            measured = [
-                *(figures[name].get("reach") for name in attributes),
-                *(entry.get("cross_effect", {}).get(pair) for pair in pairs),
-                entry.get("fluency"),
-            ]
-            cells = [Cell(*_texts(interval_of(figure))) for figure in measured]
-            cells += [Cell(_share(figures[name].get("tie_rate"))) for name in attributes]
-            cells += [Cell(_count(figures[name].get("constant_prompts"))) for name in attributes]
+            cells = []
+            for name in attributes:
+                figures, effects = entry["attributes"][name], entry.get("cross_effect", {})
+                measured = [figures.get("reach"), *(effects.get(f"{name}_by_{by}") for by in moved_by[name])]
+                cells += [Cell(*_texts(interval_of(figure))) for figure in measured]
+                cells.append(Cell(_share(figures.get("tie_rate"))))
+                cells.append(Cell(_count(figures.get("constant_prompts"))))
             rows.append((method, tuple(cells)))
-        yield Table(f"{title.capitalize()} evaluation", tuple(groups), tuple(rows))
+        yield Table(title, groups, tuple(rows))
+
+
+def fluency_table(evaluation: Mapping[str, Any]) -> Table:
+    """The perplexity ratio of every method in each evaluation."""
+    evaluations: Mapping[str, Methods] = evaluation["evaluations"]
+    columns = tuple((name, f"→{_NO_BREAK}1") for name in evaluations)
+    rows = tuple(
+        (
+            method,
+            tuple(Cell(*_texts(interval_of(each[method].get("fluency")))) for each in evaluations.values()),
+        )
+        for method in evaluations["optimization"]
+    )
+    return Table("Fluency", (Group("perplexity ratio", columns),), rows)
+
+
+def distilled(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What became of the pool, in words and numbers; causes that dropped nothing are left out."""
+    found = []
+    for name, count in counts.items():
+        if not isinstance(count, int | float) or (not count and name not in ("pool", "examples")):
+            continue
+        label = _DISTILLED.get(name, name.replace("_", " "))
+        found.append((label, f"{100 * count:.0f} %" if isinstance(count, float) else f"{count:,}"))
+    return found
 
 
 def costs(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """What a response of each method costs in the optimization evaluation, and its training."""
     return {name: entry["cost"] for name, entry in evaluation["evaluations"]["optimization"].items()}
+
+
+def _evaluations(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Methods, str]]:
+    """Each evaluation by each of its scorers: a title that names a judge, the methods' figures, the scorer."""
+    own = evaluation.get("reachable", {}).get("optimization", {})
+    yield "Optimization evaluation", evaluation["evaluations"]["optimization"], next(iter(own), "")
+    others: Methods = evaluation["evaluations"].get("generalization", {})
+    for scorer in next(iter(others.values()), {}).get("scorers", {}):
+        title = generalization_title(evaluation, scorer)
+        yield title, {name: {**entry, **entry["scorers"][scorer]} for name, entry in others.items()}, scorer
+
+
+def generalization_title(evaluation: Mapping[str, Any], scorer: str) -> str:
+    """The generalization evaluation's heading; it names a scorer that took no part in labelling."""
+    own = evaluation.get("reachable", {}).get("optimization", {})
+    return "Generalization evaluation" + ("" if scorer in own else f", scored by {scorer}")
+
+
+def _rivals(methods: Methods, best: str, attributes: Sequence[str]) -> list[str]:
+    """The methods whose MP cannot be told apart from the best's, each with what more it costs."""
+    found = []
+    for name, entry in methods.items():
+        pairs = [
+            (entry["attributes"][each]["MP"], methods[best]["attributes"][each]["MP"]) for each in attributes
+        ]
+        if name == best or not all(a["low"] <= b["high"] and b["low"] <= a["high"] for a, b in pairs):
+            continue
+        costs = [each.get("cost", {}).get("generated_tokens", 0.0) for each in (entry, methods[best])]
+        more = costs[0] / costs[1] if costs[1] else 1.0
+        found.append(f"{name} with {more:.0f} times the tokens" if more >= 2 else name)
+    return found
 
 
 def _main_table(
@@ -187,11 +263,11 @@ def _main_table(
         Group(name, tuple((metric, "↑" if better == "higher" else "↓") for metric, better in METRICS))
         for name in attributes
     )
-    best: dict[tuple[str, str], float] = {}
+    best: dict[tuple[str, str], str] = {}
     for name in attributes:
         for metric, better in METRICS:
             pick: Callable[..., float] = max if better == "higher" else min
-            best[name, metric] = pick(_value(entry, name, metric) for entry in methods.values())
+            best[name, metric] = number(pick(_value(entry, name, metric) for entry in methods.values()))
     rows = []
     for method, entry in methods.items():
         cells = []
@@ -199,7 +275,7 @@ def _main_table(
             for metric, _ in METRICS:
                 figure = interval_of(entry["attributes"][name][metric])
                 assert figure is not None, (method, name, metric)
-                cells.append(Cell(*_texts(figure), is_best=figure.value == best[name, metric]))
+                cells.append(Cell(*_texts(figure), is_best=number(figure.value) == best[name, metric]))
         rows.append((method, tuple(cells)))
     cells = [
         Cell(number(reachable[name]["Err"]) if metric == "Err" else "")

@@ -16,13 +16,26 @@ from rheostat.report_tables import METRICS, interval_of, number
 PIPE_WIDTH = 160
 """The widest line, in characters, where standard output is no terminal."""
 
+CAPTION = (
+    "±: half the 95 % interval. Bold: the best. cross: how far the other dial moves this one's score, at most "
+    "(0: not at all). fluency: perplexity beside base's (1: as fluent)."
+)
+"""What the figures of the evaluation's tables are."""
 
-def evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+
+def evaluation_tables(evaluation: Mapping[str, Any]) -> Sequence[Table]:
     """The figures of evaluation.json: a table an evaluation and scorer, a row a method and dial.
 
     A figure is followed by half the width of its 95 % interval; the best of a column, dial by dial, is bold.
-    The cross-effect of a dial's row is the largest effect of another dial on it.
+    The cross-effect of a dial's row is the largest effect of another dial on it. The last table says so.
     """
+    tables = list(_tables(evaluation))
+    if tables:
+        tables[-1].caption, tables[-1].caption_justify = CAPTION, "left"
+    return tables
+
+
+def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     for name, methods in evaluation["evaluations"].items():
         scorers = list(
             dict.fromkeys(scorer for entry in methods.values() for scorer in entry.get("scorers", {}))
@@ -70,9 +83,10 @@ def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> T
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
-    table.add_column("method")
-    table.add_column("dial")
+    table.add_column("method", overflow="fold")
+    table.add_column("dial", overflow="fold")
     for metric, better in METRICS:
         table.add_column(f"{metric} {'↑' if better == 'higher' else '↓'}", justify="right", no_wrap=True)
     table.add_column("cross", justify="right", no_wrap=True)
@@ -111,9 +125,14 @@ def _figure(figure: Interval | None, best: str | None) -> Text:
     if figure is None:
         return Text("–")
     value = number(figure.value)
-    text = Text(value, style="bold" if value == best else "")
+    text = Text(_short(value), style="bold" if value == best else "")
     half = number((figure.high - figure.low) / 2)
-    return text.append(f" ±{half.removeprefix('0')}", style="dim not bold")
+    return text.append(f" ±{_short(half)}", style="dim not bold")
+
+
+def _short(value: str) -> str:
+    """Without the 0 before the point: a terminal of 80 columns has no room for it."""
+    return value.replace("0.", ".", 1) if value.startswith(("0.", "−0.")) else value
 
 
 def _cross_effect(entry: Mapping[str, Any], dial: str) -> str:
@@ -122,4 +141,4 @@ def _cross_effect(entry: Mapping[str, Any], dial: str) -> str:
         for key, figure in entry.get("cross_effect", {}).items()
         if key.startswith(f"{dial}_by_") and (effect := interval_of(figure)) is not None
     ]
-    return number(max(effects, key=abs)) if effects else "–"
+    return _short(number(max(effects, key=abs))) if effects else "–"

@@ -1,5 +1,6 @@
 """Talking to a dialled model at a terminal: one answer, a grid of answers, a conversation."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,7 +14,12 @@ HELP = """\
 /DIAL LEVEL   turn a dial, for example /safety 0.5
 /dials        show the dials
 /reset        forget the conversation
-/quit         leave"""
+/help         show this
+/quit         leave, as Ctrl-D does
+//TEXT        say something that begins with a slash"""
+
+_COMMAND = re.compile(r"/?([^\s=]*)[\s=]*(.*)", re.DOTALL)
+"""A word, and what follows it after spaces or an equals sign."""
 
 
 class Talker(Protocol):
@@ -116,7 +122,7 @@ class Conversation:
 
     def command(self, line: str) -> str:
         """Obey a line that begins with `/`; gives what to show. Raises `DialError` and `InputError`."""
-        word, _, value = line.removeprefix("/").partition(" ")
+        word, value = _COMMAND.fullmatch(line.casefold()).groups()  # type: ignore[union-attr]  # fits every line
         if word == "dials":
             return self.show_dials()
         if word == "reset":
@@ -125,13 +131,18 @@ class Conversation:
         if word == "help":
             return HELP
         if word in self.model.control_format.names:
-            self.dials[word] = _level(word, value)
-            return self.show_dials()
+            return self._turn(word, value) if value else self.show_dials()
         allowed = [*self.model.control_format.names, "dials", "reset", "help", "quit"]
         raise InputError(
             f"got /{word}, allowed are {', '.join('/' + name for name in allowed)}",
             hint="begin with two slashes to say something that begins with one",
         )
+
+    def _turn(self, dial: str, value: str) -> str:
+        asked = self.dials[dial] = _level(dial, value)
+        level = self.model.control_format.resolve(self.dials)[dial]
+        rounded = f"  ({level:g} is the level nearest to {asked:g})" if level != asked else ""
+        return self.show_dials() + rounded
 
     def say(self, text: str) -> str:
         """The answer to a turn; a turn that cannot be answered leaves the conversation as it was."""
@@ -155,7 +166,7 @@ def converse(
     """Talk until the lines end or `/quit`: answers to `reply`, remarks to `note`, errors to `fault`."""
     for line in lines:
         text = line.strip()
-        if text in ("/quit", "/exit"):
+        if text.casefold() in ("/quit", "/exit"):
             return
         if not text:
             continue
