@@ -124,6 +124,17 @@ def test_report_gathers_what_the_run_holds(directory: Path) -> None:
     assert [note.split()[0] for note in data.notes] == ["2", "1", "3"]
 
 
+def test_costs_of_a_resumed_session_are_by_its_pace(directory: Path) -> None:
+    """8 responses in 4 s after a kill: 0.5 s each; 25 of 100 steps in 30 s: the training takes 120 s."""
+    with RunDirectory.open(directory) as run:
+        config, method = recipe(), METHODS[-1]
+        assert figures(run, config)["evaluations"]["optimization"][method]["cost"]["seconds"] is None
+        run.record_timing(f"evaluate/optimization/{method}", 4.0, responses=8)
+        run.record_timing("train/clm-raw", 30.0, steps=100, steps_made=25)
+        cost = figures(run, config)["evaluations"]["optimization"][method]["cost"]
+    assert (cost["seconds"], cost["training_seconds"]) == (0.5, 120.0)
+
+
 def test_generalization_has_curves_of_its_own_by_each_scorer(directory: Path) -> None:
     """With a gain of 0.5 the score at level 1 is 0.5 + 0.5 × 0.5 = 0.75, and 0.25 at level 0."""
     path = directory / "evaluation.json"

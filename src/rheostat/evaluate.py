@@ -76,13 +76,13 @@ class Evaluator:
             if policy is None:
                 policy = self._tuned_policy(tuned.path / "model") if tuned is not None else self.base
             method = self._method(name, policy, is_controlled=tuned is not None)
-            self._map(stage, method, evaluation, label=f"{evaluation} {name.name}", progress=progress)
+            answered = self._map(
+                stage, method, evaluation, label=f"{evaluation} {name.name}", progress=progress
+            )
             rows = stage.read(EvaluationRow)
             tokens = sum(row.generated_tokens for row in rows)
             stage.finish({"responses": len(rows), "generated_tokens": tokens})
-            self._run.record_timing(
-                stage.name, time.perf_counter() - started, tokens=tokens, responses=len(rows)
-            )
+            self._run.record_timing(stage.name, time.perf_counter() - started, responses=answered)
 
     def reachable(self, evaluation: str, *, progress: ProgressDisplay = null_progress) -> None:
         """Base samples of every prompt, scored: what a method that only picks among them could come to."""
@@ -150,8 +150,10 @@ class Evaluator:
 
     def _map(
         self, stage: Stage, method: Method, evaluation: str, *, label: str, progress: ProgressDisplay
-    ) -> None:
+    ) -> int:
+        """Answers what no shard on disk holds yet; how many responses that were."""
         grid = self._format.grid()
+        answered = 0
 
         def work(shard: Sequence[Prompt], seed: int) -> list[EvaluationRow]:
             cells = [prompt for prompt in shard for _ in grid]
@@ -161,9 +163,12 @@ class Evaluator:
                 for prompt, control in zip(cells, controls, strict=True)
             ]
             answers = method.respond(requests, self._sampling, seed=seed)
+            nonlocal answered
+            answered += len(answers)
             return self._rows(cells, controls, answers, evaluation, with_fluency=True)
 
         self._shards(stage, work, evaluation, label, progress)
+        return answered
 
     def _shards(
         self, stage: Stage, work: Work, evaluation: str, label: str, progress: ProgressDisplay

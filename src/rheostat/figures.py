@@ -25,7 +25,8 @@ def evaluations_of(run: RunDirectory) -> tuple[str, ...]:
 def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     """The content of evaluation.json (docs/formats.md): schema 1."""
     document: dict[str, Any] = {"schema": SCHEMA, "evaluations": {}, "reachable": {}}
-    seconds = _seconds(run)
+    training_seconds = _training_seconds(run)
+    response_seconds = _response_seconds(run)
     for evaluation in evaluations_of(run):
         scorers = scorers_of(evaluation, config)
         pool = run.finished(f"evaluate/{evaluation}/{REACHABLE}").read(EvaluationRow)
@@ -44,11 +45,11 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
             entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
-            training = seconds.get(stage_name(name.objective, name.data(config))) if name.objective else None
+            training = stage_name(name.objective, name.data(config)) if name.objective else ""
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
-                "seconds": seconds.get(f"evaluate/{evaluation}/{name.name}", 0.0) / len(own),
-                "training_seconds": training or 0.0,
+                "seconds": response_seconds.get(f"evaluate/{evaluation}/{name.name}"),
+                "training_seconds": training_seconds.get(training, 0.0),
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods
@@ -112,6 +113,19 @@ def _fluency(
     )._asdict()
 
 
-def _seconds(run: RunDirectory) -> dict[str, float]:
-    """The last recorded time of each stage."""
-    return {entry["stage"]: float(entry["seconds"]) for entry in run.timings()}
+def _training_seconds(run: RunDirectory) -> dict[str, float]:
+    """Seconds of each whole training, by the pace of its last session: a resumed one made a part of the steps."""
+    return {
+        entry["stage"]: entry["seconds"] * entry["steps"] / entry["steps_made"]
+        for entry in run.timings()
+        if entry.get("steps_made")
+    }
+
+
+def _response_seconds(run: RunDirectory) -> dict[str, float]:
+    """Seconds a response of each stage, of the last session that computed any: a resumed stage has computed a part."""
+    return {
+        entry["stage"]: entry["seconds"] / entry["responses"]
+        for entry in run.timings()
+        if entry.get("responses")
+    }

@@ -73,19 +73,23 @@ def train(
     started = time.perf_counter()
     policy = load_policy(config.model, dtype=config.dtype, device=config.device)
     examples = distilled.read(Example)
+    checkpoints = stage.path / "checkpoints"
+    earlier = _last_checkpoint(checkpoints)
     figures = fine_tune(
         policy,
         examples,
         objective=objective,
         config=config,
-        checkpoints=stage.path / "checkpoints",
+        checkpoints=checkpoints,
         label=f"train {objective}" + ("" if data == TrainingData(variant=options.variant) else f"+{data}"),
         progress=progress,
     )
     _save(policy, stage.path / "model")
-    shutil.rmtree(stage.path / "checkpoints", ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
-    run.record_timing(stage.name, time.perf_counter() - started, tokens=figures["tokens"])
+    steps = figures["steps"]
+    made = steps - (int(earlier.rpartition("-")[2]) if earlier else 0)
+    run.record_timing(stage.name, time.perf_counter() - started, steps=steps, steps_made=made)
     return stage
 
 
