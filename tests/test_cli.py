@@ -264,7 +264,7 @@ def test_config_prints_what_load_config_reads(tmp_path: Path) -> None:
     path.write_text(invoke("config", "pocket", "--set", "seed=5").stdout, encoding="utf-8")
     assert load_config(path) == load_config("pocket", ["seed=5"])
     assert (
-        "generate.samples  (whole number, default 16)\n    responses a prompt (N)"
+        "generate.samples  (whole number of 1 or more, default 16)\n    responses a prompt (N)"
         in invoke("config", "--describe").stdout
     )
 
