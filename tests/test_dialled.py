@@ -51,8 +51,10 @@ def test_wrong_dials_are_refused(model: DialledModel, dials: dict[str, float]) -
 
 
 @pytest.mark.parametrize(
-    "messages", ["", "  ", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3]]
-)
+    "messages",
+    ["", "  ", "a\ud800", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3],
+     [{"role": "system", "content": "\udcff"}, {"role": "user", "content": "x"}]],
+)  # fmt: skip
 def test_malformed_conversations_are_refused(messages: object) -> None:
     with pytest.raises(InputError):
         conversation(messages)  # type: ignore[arg-type]
@@ -61,6 +63,22 @@ def test_malformed_conversations_are_refused(messages: object) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(model: DialledModel) -> None:
     with pytest.raises(PromptTooLong):
         model.respond("egg " * 2000)
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_p": 0}, {"top_p": 2},
+     {"max_tokens": 0}, {"seed": -1}, {"seed": 2**63}],
+)  # fmt: skip
+def test_wrong_sampling_is_refused(model: DialledModel, manner: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="got temperature .*; allowed are"):
+        model.respond("Hello", **manner)  # type: ignore[arg-type]
+
+
+def test_a_long_prompt_leaves_no_warning(model: DialledModel, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PromptTooLong):
+        model.respond("egg " * 3001)
+    assert capfd.readouterr().err == ""
 
 
 def test_no_folder_no_model(tmp_path: Path) -> None:
@@ -76,8 +94,11 @@ def rheostat_error() -> type[Exception]:
 
 def test_a_broken_export_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="rheostat.json"):
-        rheostat.load(tmp_path)
+    for card in (None, "{", "[]", '{"attributes": 3}', '{"attributes": ["safety"], "levels": null}'):
+        if card is not None:
+            (tmp_path / "rheostat.json").write_text(card)
+        with pytest.raises(ModelError, match="rheostat.json"):
+            rheostat.load(tmp_path)
 
 
 def render(policy: Policy, messages: list[Message], **dials: object) -> str:

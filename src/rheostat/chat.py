@@ -38,7 +38,7 @@ def encode_prompt(
     `InputError` where the chat template refuses the conversation.
     """
     text = prompt_text(tokenizer, messages, control_text=control_text, neutralise=neutralise)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if context is not None and len(ids) + 1 > context:
         raise PromptTooLong(
             f"a prompt of {len(ids)} tokens, allowed are at most {context - 1} (the context is {context})",
@@ -65,7 +65,8 @@ def encode_response(
     """The token ids of a response and its end token: `end_id`, else the tokenizer's."""
     end = tokenizer.eos_token_id if end_id is None else end_id
     assert end is not None, "a tokenizer without eos_token needs end_id"
-    ids: list[int] = tokenizer(defuse(tokenizer, text), add_special_tokens=False)["input_ids"]
+    plain = defuse(tokenizer, text)
+    ids: list[int] = tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
     return [*ids, end]
 
 

@@ -1,6 +1,7 @@
 """The tuned model in a person's hands: `load(path).respond("…", safety=0.75, helpfulness=1.0)`."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class DialledModel:
     ) -> str:
         """The response to a text or a conversation; `dials` in [0, 1] (`safety=0.75`), a missing one fully up.
 
-        Raises `DialError`, `InputError` (an empty or malformed conversation), `PromptTooLong`.
+        Raises `DialError`, `InputError` (an empty or malformed conversation, a wrong way to sample), `PromptTooLong`.
         """
         return self.respond_batch(
             [(messages, dials)], temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed
@@ -65,6 +66,12 @@ class DialledModel:
         seed: int = 0,
     ) -> list[str]:
         """The responses to several conversations, each with its own dials, generated together."""
+        if not (0 <= temperature < math.inf and 0 < top_p <= 1 and max_tokens >= 1 and 0 <= seed < 2**63):
+            raise InputError(
+                f"got temperature {temperature}, top_p {top_p}, max_tokens {max_tokens}, seed {seed}; allowed are "
+                "a finite temperature from 0, top_p above 0 up to 1, max_tokens from 1, seed from 0",
+                hint="temperature 0 is greedy",
+            )
         requests = [
             GenerationRequest(conversation(messages), self.control_format.resolve(dials))
             for messages, dials in items
@@ -117,6 +124,15 @@ def conversation(messages: Conversation) -> tuple[Message, ...]:
             f"got a conversation of {len(turns)} turns that does not end in a user's text",
             hint="end it with a user turn that is not empty",
         )
+    for place, turn in enumerate(turns, start=1):
+        try:
+            turn.content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            broken = turn.content[error.start : error.end]
+            raise InputError(
+                f"turn {place}: got {broken!r} at character {error.start + 1}, allowed is text in UTF-8",
+                hint="save or send it as UTF-8",
+            ) from None
     return tuple(turns)
 
 
@@ -136,7 +152,7 @@ def _exported(folder: Path, device: str) -> DialledModel:
             tuple(plugins.attribute(name) for name in card["attributes"]), tuple(card["levels"])
         )
         template = card["chat_template"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder}: its {CARD} cannot be read: {error}",
             hint="give a run directory, or a folder that `rheostat export` wrote",
