@@ -45,6 +45,50 @@ def test_a_broken_line_is_named_and_counted_and_the_rest_is_kept(tmp_path: Path)
     is_clear(generate(tmp_path / "strict", *settings, "prompts.strict=true"), "mine.jsonl", "3")
 
 
+def test_all_that_is_not_there_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    settings = (
+        f"prompts.train=[pocket:trian, {tmp_path}/absent.jsonl, {tmp_path}/folder.jsonl, a.yaml, \"a\\0.txt\"]",
+        "model=/absent/model", "rewards={safety: pocket:nope, helpfulness: ./no/folder}", "judges={}", "device=tpu",
+    )  # fmt: skip
+    named = (
+        "9 problems", "'tpu'", "model: /absent/model: no such folder", "pocket model 'nope'", "./no/folder",
+        "'pocket:trian', allowed are pocket:train", "No such file", "Is a directory", "kind '.yaml'", "null byte",
+    )  # fmt: skip
+    is_clear(generate(tmp_path / "run", *settings), *named)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("empty.jsonl", b"", "no usable prompt"),
+        ("binary.jsonl", bytes(range(256)) * 40, "the first of"),
+        ("binary.csv", bytes(range(128, 256)) * 40, "got the columns"),
+        ("other.csv", b"question\nWhat?\n", "got the columns 'question'"),
+        ("twice.jsonl", b'{"prompt": "Hi"}\n{"prompt": "HI "}\n', "got 1 prompt"),
+        ("long.txt", b"egg " * 5000 + b"\nmore " + b"egg " * 5000, "too long for pocket:chat"),
+    ],
+)
+def test_a_prompt_file_that_holds_none(tmp_path: Path, name: str, data: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    settings = (
+        f"prompts.train=[{tmp_path / name}]",
+        "prompts.optimization=null",
+        "prompts.generalization=null",
+    )
+    result = generate(tmp_path / "run", *settings)
+    is_clear(result, problem)
+    assert len(result.stderr) < 2000, "what is shown of a binary file is short"
+    assert "Token indices" not in result.stderr
+
+
+def test_an_unwritable_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file" / "run", tmp_path / "file", Path("/proc/rheostat")):
+        is_clear(generate(place), str(place))
+
+
 def test_a_damaged_shard_and_another_version(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert generate(out).returncode == 0
@@ -66,8 +110,7 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(tmp_path: Path, size: 
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     script = (
-        f"mount -t tmpfs -o size={size} rheostat {disk} && "
-        f'"$@"; code=$?; cp -r {disk}/run {kept}; exit $code'
+        f'mount -t tmpfs -o size={size} rheostat {disk} && "$@"; code=$?; cp -r {disk}/run {kept}; exit $code'
     )
     alone = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh")
     if not shutil.which("unshare") or subprocess.run(

@@ -159,6 +159,41 @@ def test_streams_and_exit_code_of_the_real_process(tmp_path: Path) -> None:
     assert usage.returncode == 2 and "--safety" in usage.stderr and "Traceback" not in usage.stderr
 
 
+@pytest.mark.parametrize("arguments", [["respond", "-"], ["chat"]])
+def test_a_closed_standard_input(
+    arguments: list[str], model: Echo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rheostat", *arguments])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and "got a closed standard input" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output() -> None:
+    command = [sys.executable, "-m", "rheostat", "config"]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "cannot write to standard output: No space left" in result.stderr and "hint:" in result.stderr
+
+
+def test_an_output_without_unicode() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "rheostat", "compare", "hi", "--levels", "0,1", "--max-tokens", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0 and "safety ?" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [["--seed", "99999999999"], ["--temperature", "inf"], ["--temperature", "nan"]]
+)
+def test_sampling_out_of_range(option: list[str], model: Echo) -> None:
+    result = invoke("respond", "hi", *option)
+    assert result.exit_code == 2 and option[0] in result.stderr and not model.asked
+
+
 def test_verbose_shows_the_traceback() -> None:
     result = invoke("--verbose", "run", "absent.yaml")
     assert result.exit_code == 2 and "Traceback" in result.stderr and "error: " in result.stderr
@@ -278,7 +313,7 @@ def test_config_prints_what_load_config_reads(tmp_path: Path) -> None:
     path.write_text(invoke("config", "pocket", "--set", "seed=5").stdout, encoding="utf-8")
     assert load_config(path) == load_config("pocket", ["seed=5"])
     assert (
-        "generate.samples  (whole number, default 16)\n    responses a prompt (N)"
+        "generate.samples  (whole number of 1 or more, default 16)\n    responses a prompt (N)"
         in invoke("config", "--describe").stdout
     )
 

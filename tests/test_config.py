@@ -74,6 +74,17 @@ def test_judges_shorthand() -> None:
         ({"levels": [1, 0]}, "levels: got [1.0, 0.0], allowed are distinct levels in ascending order"),
         ({"levels": [0.5, 0.5]}, "allowed are distinct levels"),
         ({"levels": [0.5]}, "levels: got [0.5]"),
+        ({"levels": [0, 0.00001, 1]}, "levels: got 1e-05, allowed are levels of at most four decimals"),
+        ({"seed": 2**32}, "seed: got 4294967296; input should be less than 4294967296"),
+        (
+            {"rewards": {"safety": {"kind": "classifier"}}},
+            "rewards.safety: got the model None, a classifier needs",
+        ),
+        ({"prompts": {"train": 5}}, "prompts.train: got 5; input should be text"),
+        ({"rewards": 5}, "rewards: got 5; input should be a block of keys"),
+        ({"train": {"lora": 7}}, "train.lora: got 7; input should be a block of keys"),
+        ({"levels": [[[[1]]]]}, "levels.0: got [[[...]]]; input should be a number"),
+        ({"model": ["x" * 5000]}, "...xx"),
         ({"levels": ["high", 1]}, "levels.0: got 'high'"),
         ({"seed": -1}, "seed: got -1"),
         ({"seed": "one"}, "seed: got 'one'"),
@@ -97,9 +108,12 @@ def test_judges_shorthand() -> None:
         ),
         (
             {"train": {"objectives": {"exmate": {"weight": "much"}}}},
-            "train.objectives.exmate.weight: got 'much'; input should be a valid number",
+            "train.objectives.exmate.weight: got 'much'; input should be a number",
         ),
-        ({"train": {"objectives": {"exmate": {"weight": -1}}}}, "weight: got -1.0, allowed is a finite number"),
+        (
+            {"train": {"objectives": {"exmate": {"weight": -1}}}},
+            "weight: got -1.0, allowed is a finite number",
+        ),
         ({"train": {"steps": 0}}, "train.steps: got 0"),
         ({"dtype": "int8"}, "dtype: got 'int8'"),
         ({"generate": 5}, "generate: got 5"),
@@ -135,6 +149,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         ("generate", "allowed is key.path=value"),
         ("=4", "allowed is key.path=value"),
         ("seed=[", "is not YAML"),
+        ("seed=" + "[" * 10_000, "it is nested too deeply"),
+        ("seed=2020-99-99", "a value that cannot be read: month must be in"),
+        ("seed=" + "9" * 5000, "a value that cannot be read: Exceeds the limit"),
+        ("seed=\udcff", "is not YAML"),
         ("seed.x=1", "not a block"),
         ("generate.samples.x=1", "not a block"),
         ("generate.sample=1", "did you mean 'samples'?"),
@@ -176,8 +194,10 @@ def test_packaged_recipes_round_trip(name: str, tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    levels=st.lists(st.floats(0, 1), min_size=2, max_size=5, unique=True),
-    seed=st.integers(0, 2**40),
+    levels=st.lists(
+        st.integers(0, 10_000).map(lambda step: step / 10_000), min_size=2, max_size=5, unique=True
+    ),
+    seed=st.integers(0, 2**32 - 1),
     rate=st.floats(1e-9, 1e3),
     source=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12),
 )
@@ -205,7 +225,11 @@ def test_round_trip(
         ("- a\n- b", "holds list, allowed is a mapping"),
         ("", "holds NoneType, allowed is a mapping"),
         ("just words", "holds str"),
-        ("a: 1\n\tb: 2", "is not YAML"),
+        ("a: 1\n\tb: 2", "is not YAML: line 2, column 1"),
+        ("model: a\nmodel: b", "line 2, column 1: the key 'model' stands twice"),
+        ("model: 2020-13-45", "a value that cannot be read: month must be in"),
+        ("seed: " + "9" * 5000, "a value that cannot be read: Exceeds the limit"),
+        ("? [a]\n: 2", "is not YAML: line 1"),
         ("a: !!python/object:os.system {}", "is not YAML"),
     ],
 )
@@ -258,10 +282,12 @@ def test_a_method_may_learn_from_a_share_of_the_prompts() -> None:
     assert str(MethodName.parse("clm").data(validate(MINIMAL))) == "moec"
 
 
-def test_deep_nesting_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "a: " + "[" * 100_000)
-    with pytest.raises(ConfigError, match=r"nested too deeply|not YAML"):
-        load_config(path)
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 100_000, "[" * 10_000, "[" * 10_000 + "]" * 10_000, "{a: " * 5000]
+)
+def test_deep_nesting_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="it is nested too deeply"):
+        load_config(write(tmp_path, text))
 
 
 def test_objective_options_come_from_the_recipe() -> None:
@@ -275,3 +301,16 @@ def test_every_key_is_described_once() -> None:
     assert len(set(paths)) == len(paths)
     assert {"model", "prompts.train", "rewards.NAME.kind", "train.lora.rank"} <= set(paths)
     assert set(RunConfig.model_fields) <= {path.split(".")[0] for path in paths}
+
+
+def test_types_are_described_in_the_words_of_a_recipe() -> None:
+    """As a reader types them: no type of Python, limits and defaults in YAML."""
+    rows = {path: (kind, default) for path, kind, default, _ in describe_fields(RunConfig)}
+    assert rows["levels"] == ("list of numbers from 0 to 1", "[0, 0.25, 0.5, 0.75, 1]")
+    assert rows["prompts.optimization"] == ("text or list of texts, or null", "null")
+    assert rows["generate.top_p"] == ("number above 0 up to 1", "1")
+    assert rows["generate.samples"] == ("whole number of 1 or more", "16")
+    assert rows["prompts.strict"] == ("true or false", "false")
+    assert rows["dtype"] == ("float32 or bfloat16 or float16", "float32")
+    shown = " ".join(part for row in rows.values() for part in row)
+    assert not any(word in shown for word in ("None", "True", "False", "'", "mapping", "dict", "int", "<"))

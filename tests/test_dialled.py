@@ -51,8 +51,10 @@ def test_wrong_dials_are_refused(model: DialledModel, dials: dict[str, float]) -
 
 
 @pytest.mark.parametrize(
-    "messages", ["", "  ", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3], 5, None]
-)
+    "messages",
+    ["", "  ", "a\ud800", [], [{"role": "assistant", "content": "x"}], [{"role": "x"}], [3], 5, None,
+     [{"role": "system", "content": "\udcff"}, {"role": "user", "content": "x"}]],
+)  # fmt: skip
 def test_malformed_conversations_are_refused(messages: object) -> None:
     with pytest.raises(InputError):
         conversation(messages)  # type: ignore[arg-type]
@@ -66,8 +68,9 @@ def test_an_item_of_a_batch_is_a_conversation_with_its_dials(model: DialledModel
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("max_tokens", 0)],
-)
+    [("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")), ("top_p", 0.0),
+     ("top_p", 1.5), ("max_tokens", 0), ("seed", -1), ("seed", 2**63)],
+)  # fmt: skip
 def test_impossible_sampling_is_refused(model: DialledModel, option: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{option}: got"):
         model.respond("Hello", **{option: value})  # type: ignore[arg-type]
@@ -76,6 +79,12 @@ def test_impossible_sampling_is_refused(model: DialledModel, option: str, value:
 def test_a_prompt_longer_than_the_context_is_refused(model: DialledModel) -> None:
     with pytest.raises(PromptTooLong):
         model.respond("egg " * 2000)
+
+
+def test_a_long_prompt_leaves_no_warning(model: DialledModel, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PromptTooLong):
+        model.respond("egg " * 3001)
+    assert capfd.readouterr().err == ""
 
 
 def test_no_folder_no_model(tmp_path: Path) -> None:
@@ -91,8 +100,11 @@ def rheostat_error() -> type[Exception]:
 
 def test_a_broken_export_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="rheostat.json"):
-        rheostat.load(tmp_path)
+    for card in (None, "{", "[]", '{"attributes": 3}', '{"attributes": ["safety"], "levels": null}'):
+        if card is not None:
+            (tmp_path / "rheostat.json").write_text(card)
+        with pytest.raises(ModelError, match="rheostat.json"):
+            rheostat.load(tmp_path)
 
 
 def render(policy: Policy, messages: list[Message], **dials: object) -> str:

@@ -148,6 +148,16 @@ def test_prefixes_are_apart(run: RunDirectory) -> None:
     assert stage.read(Response, prefix="absent") == []
 
 
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "{}"])
+def test_a_damaged_object_of_a_stage_is_named(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "calibration.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(CorruptShard, match="calibration.json is corrupt") as caught:
+        storage.require_object(path)
+    assert str(tmp_path) in caught.value.hint
+
+
 def test_missing_stage_is_named(run: RunDirectory) -> None:
     with pytest.raises(StageMissing, match=r"'train/clm' has not finished") as caught:
         run.finished("train/clm")

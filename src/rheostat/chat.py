@@ -4,10 +4,10 @@ A prompt is the tokenizer's own chat template with its generation prompt, follow
 text: `…<|assistant|>[helpful=1][harmless=0.75]`. The whole text is tokenised at once; the response's tokens
 come after.
 
-What keeps a user out of the machinery: contents of all turns are neutralised (no control text, see
-`control.py`; a client may have written the assistant's earlier turns too), and no content whatsoever yields a
-special token: a string that the tokenizer would read as one, `<|assistant|>` say, is broken by a space after its
-first character, `< |assistant|>`.
+What keeps a user out of the machinery: the whole prompt is neutralised before the control is put after it (no
+control text, see `control.py`, in any turn or across turns that a template joins; a client may have written the
+assistant's earlier turns too), and no content whatsoever yields a special token: a string that the tokenizer would
+read as one, `<|assistant|>` say, is broken by a space after its first character, `< |assistant|>`.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def encode_prompt(
     `InputError` where the chat template refuses the conversation.
     """
     text = prompt_text(tokenizer, messages, control_text=control_text, neutralise=neutralise)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if context is not None and len(ids) + 1 > context:
         raise PromptTooLong(
             f"a prompt of {len(ids)} tokens, allowed are at most {context - 1} (the context is {context})",
@@ -55,9 +55,8 @@ def prompt_text(
     neutralise: Neutralise | None = None,
 ) -> str:
     """The text that `encode_prompt` tokenises."""
-    if neutralise is not None:
-        messages = [Message(message.role, neutralise(message.content)) for message in messages]
-    return _render(tokenizer, messages, awaits_response=True) + control_text
+    text = _render(tokenizer, messages, awaits_response=True)
+    return (text if neutralise is None else neutralise(text)) + control_text
 
 
 def encode_response(
@@ -66,7 +65,8 @@ def encode_response(
     """The token ids of a response and its end token: `end_id`, else the tokenizer's."""
     end = tokenizer.eos_token_id if end_id is None else end_id
     assert end is not None, "a tokenizer without eos_token needs end_id"
-    ids: list[int] = tokenizer(defuse(tokenizer, text), add_special_tokens=False)["input_ids"]
+    plain = defuse(tokenizer, text)
+    ids: list[int] = tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
     return [*ids, end]
 
 

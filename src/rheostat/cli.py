@@ -1,11 +1,14 @@
 """The command line: arguments only. Results go to standard output, logs and progress to standard error."""
 
+import errno
+import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
@@ -28,7 +31,7 @@ from rheostat.cli_options import (
     Temperature,
     Text,
 )
-from rheostat.errors import InputError, RheostatError
+from rheostat.errors import InputError, RheostatError, StorageError
 from rheostat.version import __version__
 
 if TYPE_CHECKING:
@@ -87,8 +90,24 @@ app.add_typer(pocket_app, name="pocket")
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a standard output that cannot be written is a fault without traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal gets `?`, not a traceback
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
+            raise
+        _complain(
+            StorageError(
+                f"cannot write to standard output: {error.strerror}",
+                hint="free some space, or send the output elsewhere",
+            )
+        )
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(USER_ERROR)
 
 
 def _version(wanted: bool) -> None:
@@ -365,13 +384,28 @@ def _model(path: Path | None, method: str | None) -> "Talker":
 
 
 def _text(text: str) -> str:
-    return sys.stdin.read() if text == "-" else text
+    if text != "-":
+        return text
+    if sys.stdin is None:
+        raise InputError(
+            "got a closed standard input, allowed is text", hint="pipe it in, or give it in quotes"
+        )
+    return _standard_input().read()
+
+
+def _standard_input() -> TextIO:
+    """Bytes that are no text pass as surrogates, which a conversation refuses by their place."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def _spoken() -> Iterator[str]:
     """The user's lines: edited at a terminal, read as they are elsewhere."""
+    if sys.stdin is None:
+        raise InputError("got a closed standard input, allowed are lines to answer", hint="pipe them in")
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        yield from _standard_input()
         return
     import readline  # noqa: F401  gives `input` its line editing
 

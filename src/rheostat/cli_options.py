@@ -50,9 +50,9 @@ Dials = Annotated[
     list[str] | None, typer.Option("--dial", metavar="NAME=LEVEL", help="Any other dial; repeatable.")
 ]
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system turn before it.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The seed of the sampling.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, metavar="N", help="The seed of the sampling.")]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0, metavar="T", help="The sampling temperature; 0 is greedy.")
+    float, typer.Option("--temperature", min=0, max=100, metavar="T", help="The sampling temperature; 0 is greedy.")
 ]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", min=1, metavar="N", help="The longest answer, in tokens.")

@@ -130,5 +130,5 @@ def _digest(source: str) -> str | None:
     path = Path(source)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-    except OSError:
+    except (OSError, ValueError):
         return None

@@ -22,15 +22,17 @@ from pydantic import (
     model_validator,
 )
 
-from rheostat import plugins
-from rheostat.config_fields import block_at
-from rheostat.control import LEVELS, ControlFormat
+from rheostat import plugins, yaml_text
+from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
+from rheostat.control import LEVELS, ControlFormat, level_text
 from rheostat.errors import ConfigError, InputError
+from rheostat.yaml_text import shown
 
 RECIPES = Path(__file__).parent / "recipes"
 Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
 Variant = Literal["moec", "raw"]
 
 
@@ -62,7 +64,7 @@ class RewardConfig(_Block):
     kind: str = Field("classifier", description="a file in rewards/")
     model: str | None = Field(None, description="a Hugging Face directory or id, or `pocket:NAME`")
     higher_is_better: bool = Field(
-        True, description="False where a higher raw score means less of the attribute"
+        True, description="false where a higher raw score means less of the attribute"
     )
     calibration: Literal["quantile", "sigmoid", "identity"] = Field(
         "quantile",
@@ -73,6 +75,12 @@ class RewardConfig(_Block):
     @classmethod
     def _exists(cls, kind: str) -> str:
         return _known("rewards", kind)
+
+    @model_validator(mode="after")
+    def _has_model(self) -> "RewardConfig":
+        if self.kind == "classifier" and not self.model:
+            raise ValueError(f"got the model {self.model!r}, a classifier needs one (model: PATH)")
+        return self
 
 
 class GenerateConfig(_Block):
@@ -209,7 +217,7 @@ class RunConfig(_Block):
         "+x0.25 (a share of the prompts), +reranking",
     )
     levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of every draw of the run")
+    seed: Seed = Field(0, description="of every draw of the run")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of all models' weights")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
@@ -256,6 +264,9 @@ class RunConfig(_Block):
     def _ascending(cls, levels: list[float]) -> list[float]:
         if sorted(set(levels)) != levels:
             raise ValueError(f"got {levels}, allowed are distinct levels in ascending order")
+        finer = [level for level in levels if float(level_text(level)) != level]
+        if finer:
+            raise ValueError(f"got {finer[0]!r}, allowed are levels of at most four decimals")
         return levels
 
     @model_validator(mode="after")
@@ -362,14 +373,10 @@ def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) ->
             hint=f"give a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}",
         ) from error
     try:
-        values = yaml.safe_load(text)
-    except RecursionError:
+        values = yaml_text.parse(text)
+    except ValueError as error:
         raise ConfigError(
-            [f"{path.name} is nested too deeply"], hint="a recipe is four levels deep"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            [f"{path.name} is not YAML: {' '.join(str(error).split())}"], hint="check the line named"
+            [f"{path.name}: {error}"], hint="a recipe is YAML, four levels deep at most"
         ) from None
     if not isinstance(values, dict):
         raise ConfigError(
@@ -413,12 +420,12 @@ def _objective_problems(config: RunConfig) -> Iterator[str]:
             TypeAdapter(options).validate_python(given)
         except ValidationError as error:
             for detail in error.errors():
-                message = detail["msg"].removeprefix("Value error, ")
+                message = plain_words(detail["msg"])
                 at = ".".join([where, *map(str, detail["loc"])])
                 got = (
                     ""
                     if message.startswith("got ") or f"got {detail['input']!r}" in message
-                    else f"got {detail['input']!r}; "
+                    else f"got {shown(detail['input'])}; "
                 )
                 yield f"{at}: {got}{message[0].lower()}{message[1:]}"
 
@@ -428,9 +435,9 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     if not equals or not key.strip():
         return f"--set: got {override!r}, allowed is key.path=value"
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return f"--set {key}: {text!r} is not YAML"
+        value = yaml_text.parse(text)
+    except ValueError as error:
+        return f"--set {key}: got {shown(text)}; {error}"
     *parents, last = key.strip().split(".")
     node = values
     for position, parent in enumerate(parents):
@@ -440,7 +447,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         if child is None:
             child = {}
         if not isinstance(child, dict):
-            return f"--set {key}: {'.'.join(parents[: position + 1])} is {child!r}, not a block"
+            return f"--set {key}: {'.'.join(parents[: position + 1])} is {shown(child)}, not a block"
         node[parent] = child = dict(child)
         node = child
     node[last] = value
@@ -466,7 +473,7 @@ def _near(name: str, names: Sequence[str]) -> str:
 
 
 def _describe(detail: Any) -> str:
-    location = [str(part) for part in detail["loc"]]
+    location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
     where = ".".join(location)
     if detail["type"] == "extra_forbidden":
         block = block_at(RunConfig, location[:-1])
@@ -474,10 +481,10 @@ def _describe(detail: Any) -> str:
         return f"{where}: unknown key{_near(location[-1], names)}; allowed are {', '.join(names)}"
     if detail["type"] == "missing":
         return f"{where}: missing, and it has no default"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = plain_words(detail["msg"])
     if message.startswith("got ") or not where:
         return f"{where}: {message}" if where else message
-    return f"{where}: got {detail['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{where}: got {shown(detail['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -1,11 +1,16 @@
 """The keys of a block of the recipe: found by path, and described in the words of a YAML file."""
 
+import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+UNION_BRANCHES = ("str", "list[str]", "[key]")
+"""What pydantic puts into a location beside the keys."""
 
 
 def block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[BaseModel] | None:
@@ -36,9 +41,7 @@ def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
     return None, 0
 
 
-def describe_fields(
-    block: type[BaseModel], prefix: str = ""
-) -> Iterator[tuple[str, str, str, str]]:
+def describe_fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show."""
     for name, field in block.model_fields.items():
         inner, keys = _inner_block(field.annotation)
@@ -47,22 +50,76 @@ def describe_fields(
             yield path, "block", "", field.description or (inner.__doc__ or "").splitlines()[0]
             yield from describe_fields(inner, path + ".")
         else:
-            default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-            yield path, _kind(field.annotation), default, field.description or ""
+            default = (
+                "required" if field.is_required() else _text(field.get_default(call_default_factory=True))
+            )
+            kind = _kind(field.annotation, _limits(field.metadata))
+            yield path, kind, default, field.description or ""
 
 
-def _kind(annotation: Any) -> str:
+def plain_words(message: str) -> str:
+    """A message of pydantic in the words of a YAML file."""
+    message = message.removeprefix("Value error, ")
+    for pattern, words in (
+        (r"a valid dictionary( or instance of \w+)?", "a block of keys"),
+        (r"a valid integer", "a whole number"),
+        (r"a valid boolean", "true or false"),
+        (r"a valid string", "text"),
+        (r"a valid (list|number)", r"a \1"),
+        (r", unable to (parse|interpret).*|, got a number with a fractional part", ""),
+    ):
+        message = re.sub(pattern, words, message)
+    return message
+
+
+def _kind(annotation: Any, limits: str = "") -> str:
     """A type in the words of a YAML file."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _kind(inner[0])
+        return _kind(inner[0], _limits(inner[1:]))
     if origin is Literal:
-        return " or ".join(repr(each) for each in inner)
+        return " or ".join(map(_text, inner))
     if origin in (Union, types.UnionType):
-        return " or ".join("none" if each is type(None) else _kind(each) for each in inner)
+        kinds = [_kind(each) for each in inner if each is not type(None)]
+        return " or ".join(kinds) + (", or null" if type(None) in inner else "")
     if origin is list:
-        return f"list of {_kind(inner[0])}"
-    if origin is dict:
-        return f"mapping to {_kind(inner[1])}"
+        kind, _, within = _kind(inner[0]).partition(" ")
+        return f"list of {kind}s {within}".strip()
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(annotation, "anything")
+    return f"{names.get(annotation, 'what the option takes')} {limits}".strip()
+
+
+def _limits(constraints: Iterable[Any]) -> str:
+    """The limits of a number: `from 0 to 1`, `above 0`, `of 1 or more`."""
+    bounds = [
+        bound
+        for each in constraints
+        for bound in (each.metadata if isinstance(each, FieldInfo) else [each])
+        if isinstance(bound, Ge | Gt | Le | Lt)
+    ]
+    match bounds:
+        case [Ge(ge=lowest), Le(le=highest)]:
+            return f"from {lowest} to {highest}"
+        case [Ge(ge=lowest)]:
+            return f"of {lowest} or more"
+    said = []
+    for bound in bounds:
+        match bound:
+            case Ge():
+                said.append(f"from {bound.ge}")
+            case Gt():
+                said.append(f"above {bound.gt}")
+            case Le():
+                said.append(f"up to {bound.le}")
+            case Lt():
+                said.append(f"below {bound.lt}")
+    return " ".join(said)
+
+
+def _text(value: object) -> str:
+    """A value as it stands in a YAML file."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value) if value != {} else "{}"

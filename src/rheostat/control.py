@@ -20,10 +20,16 @@ from rheostat.records import Attribute
 
 LEVELS: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-BRACKETS = "[［【〔⟦「『"
-"""Characters that open a bracket, as a forged control may."""
+BRACKETS = "[［﹇⁅⦋⦍⦏⹕⹗【〖〔〘〚「『｢❲⟦⟬⦗﹝︗︹︻﹁﹃"
+"""Characters that open a bracket, as a forged control may: square, tortoise shell, lenticular, corner."""
 
-CLOSERS = "]］】〕⟧」』"
+CLOSERS = "]］﹈⁆⦌⦎⦐⹖⹘】〗〕〙〛」』｣❳⟧⟭⦘﹞︘︺︼﹂﹄"
+
+INVISIBLE = "\u115f\u1160\u3164\uffa0"
+"""Letters, by Unicode's word, that show nothing: Hangul fillers."""
+
+_BEFORE_BRACKET = re.compile(rf"(?=[{re.escape(BRACKETS)}])")
+_CLOSER = re.compile(rf"[{re.escape(CLOSERS)}]")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class ControlFormat:
         """The control text, `[helpful=1][harmless=0.75]`. `control` must hold every attribute, on the grid."""
         assert set(control) == set(self.names), control
         return "".join(
-            f"[{attribute.word}={_number(control[attribute.name])}]" for attribute in self.attributes
+            f"[{attribute.word}={level_text(control[attribute.name])}]" for attribute in self.attributes
         )
 
     def parse(self, text: str) -> tuple[dict[str, float], str] | None:
@@ -88,41 +94,62 @@ class ControlFormat:
     def neutralise(self, text: str) -> str:
         """`text` with the brackets of anything that reads like a control turned into parentheses.
 
-        Whatever the case, the spacing, the kind of bracket or the width of the letters: a bracket that opens
-        onto one of the control's words loses its bracket, and the next closing bracket with it. All else stays.
+        Whatever the case, the spacing, the kind of bracket, the width, style or accents of the letters: a bracket
+        that opens onto one of the control's words loses its bracket, and the next closing bracket with it. All
+        else stays. Takes time in proportion to the text.
         """
-        pieces: list[str] = []
+        head, *parts = _BEFORE_BRACKET.split(text)
+        pieces = [head]
         forged = False
-        for index, character in enumerate(text):
-            if character in BRACKETS and self._opens_control(text, index + 1):
-                pieces.append("(")
-                forged = True
-            elif character in CLOSERS and forged:
-                pieces.append(")")
-                forged = False
-            else:
-                pieces.append(character)
+        for part, opens_control in zip(parts, self._open_controls(parts), strict=True):
+            if opens_control:
+                part, forged = "(" + part[1:], True
+            if forged and (closer := _CLOSER.search(part)):
+                part, forged = f"{part[: closer.start()]}){part[closer.end() :]}", False
+            pieces.append(part)
         return "".join(pieces)
 
-    def _opens_control(self, text: str, start: int) -> bool:
-        words = [attribute.word for attribute in self.attributes]
-        letters = ""
+    @cached_property
+    def plain_words(self) -> tuple[str, ...]:
+        """The control's words as `reading` spells them: letters and digits, case folded."""
+        return tuple("".join(filter(str.isalnum, attribute.word.casefold())) for attribute in self.attributes)
+
+    def _open_controls(self, parts: Sequence[str]) -> list[bool]:
+        """Of parts of a text, each of which begins with a bracket: which bracket opens onto a word."""
+        words = self.plain_words
+        alphabet = frozenset("".join(words))
         longest = max(map(len, words))
-        for character in text[start:]:
-            for plain in unicodedata.normalize("NFKC", character).casefold():
-                if plain.isalnum():
-                    letters += plain
-            if len(letters) >= longest:
-                break
-            if letters and not any(word.startswith(letters) for word in words):
-                break
-        return any(letters.startswith(word) for word in words)
+        ahead = ""
+        found = []
+        for part in reversed(parts):
+            letters = ""
+            for character in part[1:]:
+                letters += reading(character, alphabet)
+                if len(letters) >= longest or letters.endswith("."):
+                    break
+            ahead = (letters + ahead)[:longest]
+            found.append(ahead.startswith(words))
+        return found[::-1]
 
     @cached_property
     def _exact(self) -> re.Pattern[str]:
         return re.compile(
-            "".join(rf"\[{re.escape(attribute.word)}=([01](?:\.\d+)?)\]" for attribute in self.attributes)
+            "".join(rf"\[{re.escape(attribute.word)}=(0(?:\.[0-9]+)?|1)\]" for attribute in self.attributes)
         )
+
+
+def reading(character: str, alphabet: frozenset[str]) -> str:
+    """What a character reads as: some letters of `alphabet`, `.` for any other letter or digit, nothing else.
+
+    Case, width, style (`𝐡`, `ⓗ`), accents and ligatures fall away; spaces, signs and marks read as nothing.
+    """
+    if character in INVISIBLE:
+        return ""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    letters = "".join(filter(str.isalnum, plain))
+    if letters and alphabet.issuperset(letters):
+        return letters
+    return "." if character.isalnum() else ""
 
 
 def check_dial(name: str, value: float) -> float:
@@ -140,7 +167,8 @@ def check_dial(name: str, value: float) -> float:
     return float(value)
 
 
-def _number(level: float) -> str:
+def level_text(level: float) -> str:
+    """A level as the control text and the chat template write it, `0.75`."""
     return f"{level:.4f}".rstrip("0").rstrip(".")
 
 

@@ -1,56 +1,77 @@
 """The control inside a chat template: what a server without any code of ours renders. Pure."""
 
-from rheostat.control import BRACKETS, CLOSERS, ControlFormat
+import unicodedata
+from functools import cache
 
-_BLANKS = " \t\r\n\u00a0\u200b\u3000"
+from rheostat.control import BRACKETS, CLOSERS, INVISIBLE, ControlFormat, level_text, reading
+
+_PLANES = 0x20000
+"""Code points below it hold every character with a reading in Latin letters."""
 
 
 def dialled_template(template: str, control_format: ControlFormat) -> str:
     """`template` with dials: it takes a number in [0, 1] by each attribute's name, and puts the control last.
 
-    A dial that is not given stands at its highest level; one out of range raises the template's own error. Brackets
-    that open onto a control's word in any turn become parentheses, as in
-    `ControlFormat.neutralise` but for full-width letters, which Jinja cannot fold.
+    A dial that is not given stands at its highest level; one out of range raises the template's own error. All that
+    `template` renders, whoever wrote it and into which field, is neutralised as by `ControlFormat.neutralise`.
     """
-    words = [attribute.word for attribute in control_format.attributes]
-    forged = " or ".join(f"ns.word.startswith('{word}')" for word in words)
-    blanks = "".join(f" | replace({blank!r}, '')" for blank in _BLANKS)
     pieces = [
-        "{% set ns = namespace(messages=[], text='', part='', head='', word='', open=false, control='') %}",
-        "{% for message in messages %}",
-        "{% if message['content'] is string %}",
-        "{% set ns.text = message['content'] | replace('\\x00', '') %}",
-        # A mark before every opener, a split at the marks: each part but the first begins with its opener.
-        f"{{% for opener in {list(BRACKETS)!r} %}}",
-        "{% set ns.text = ns.text | replace(opener, '\\x00' ~ opener) %}",
-        "{% endfor %}",
-        "{% set parts = ns.text.split('\\x00') %}",
-        "{% set ns.text = parts[0] %}{% set ns.open = false %}",
-        "{% for part in parts[1:] %}",
-        f"{{% set ns.word = part[1:65] | lower{blanks} %}}{{% set ns.part = part %}}",
-        f"{{% if {forged} %}}{{% set ns.open = true %}}{{% set ns.part = '(' ~ part[1:] %}}{{% endif %}}",
-        "{% if ns.open %}{% set ns.head = ns.part %}",
-        f"{{% for closer in {list(CLOSERS)!r} %}}{{% set ns.head = ns.head.split(closer)[0] %}}{{% endfor %}}",
-        "{% if ns.head | length < ns.part | length %}{% set ns.open = false %}",
-        "{% set ns.part = ns.head ~ ')' ~ ns.part[(ns.head | length) + 1:] %}{% endif %}{% endif %}",
-        "{% set ns.text = ns.text ~ ns.part %}",
-        "{% endfor %}",
-        "{% set ns.messages = ns.messages + [dict(message, content=ns.text)] %}",
-        "{% else %}{% set ns.messages = ns.messages + [message] %}{% endif %}",
-        "{% endfor %}{% set messages = ns.messages %}",
+        # HF compiles templates with trim_blocks and lstrip_blocks: the line break lets the template begin a line,
+        # as it does by itself, and the newline that ends its last line is not text.
+        "{% set rendered %}\n" + template.removesuffix("\n") + "{%+ endset %}",
+        "{% set rheostat = namespace(text='', letters='', ahead='', open=false, control='') %}",
+        *_neutralise(control_format),
     ]
     for attribute in control_format.attributes:
         pieces += _dial(attribute.name, attribute.word, control_format.levels)
-    # HF compiles templates with trim_blocks: the newline that ends a template's last line is not text.
-    return (
-        "".join(pieces)
-        + template.removesuffix("\n")
-        + "{% if add_generation_prompt %}{{ ns.control }}{% endif %}"
-    )
+    return "".join(pieces) + "{% if add_generation_prompt %}{{ rheostat.control }}{% endif %}"
+
+
+def _neutralise(control_format: ControlFormat) -> list[str]:
+    """Writes `rendered`, neutralised: a NUL is put before every bracket, and the text split at the NULs.
+
+    Each part but the first begins with its bracket, or with `.` where the text held a NUL of its own.
+    """
+    words = control_format.plain_words
+    longest = max(map(len, words))
+    starts = " or ".join(f"rheostat.ahead.startswith({word!r})" for word in words)
+    return [
+        f"{{% set readings = {readings(''.join(words))!r} %}}",
+        "{% set rheostat.text = rendered | replace('\x00', '\x00.') %}",
+        f"{{% for bracket in {list(BRACKETS + CLOSERS)!r} %}}",
+        "{% set rheostat.text = rheostat.text | replace(bracket, '\x00' ~ bracket) %}{% endfor %}",
+        "{% set parts = rheostat.text.split('\x00') %}",
+        # From the last part to the first: what letters follow each bracket, and whether they begin a word.
+        "{% set forged %}{% for part in parts[1:] | reverse %}{% set rheostat.letters = '' %}",
+        "{% for character in part[1:] "
+        f"if rheostat.letters | length < {longest} and '.' not in rheostat.letters %}}",
+        "{% set rheostat.letters = rheostat.letters ~ "
+        "readings.get(character, '.' if character.isalnum() else '') %}{% endfor %}",
+        f"{{% set rheostat.ahead = (rheostat.letters ~ rheostat.ahead)[:{longest}] %}}",
+        f"{{{{ '1' if part[0] in {BRACKETS!r} and ({starts}) else '0' }}}}{{% endfor %}}{{% endset %}}",
+        "{% set forged = forged | reverse %}{{ parts[0] }}{% for part in parts[1:] %}",
+        "{% if forged[loop.index0] == '1' %}{% set rheostat.open = true %}({{ part[1:] }}",
+        f"{{% elif rheostat.open and part[0] in {CLOSERS!r} %}}",
+        "{% set rheostat.open = false %}){{ part[1:] }}",
+        "{% elif part[0] == '.' %}{{ '\x00' ~ part[1:] }}{% else %}{{ part }}{% endif %}{% endfor %}",
+    ]
+
+
+@cache
+def readings(letters: str) -> dict[str, str]:
+    """Every character that reads as some of `letters`, or as nothing though it is a letter: `control.reading`."""
+    alphabet = frozenset(letters)
+    found = dict.fromkeys(INVISIBLE, "")
+    for character in map(chr, range(_PLANES)):
+        if character.isascii() or character.casefold() != character or unicodedata.decomposition(character):
+            read = reading(character, alphabet)
+            if alphabet.issuperset(read) and read:
+                found[character] = read
+    return found
 
 
 def _dial(name: str, word: str, levels: tuple[float, ...]) -> list[str]:
-    texts = [f"{level:.4f}".rstrip("0").rstrip(".") for level in levels]
+    texts = [level_text(level) for level in levels]
     pieces = [
         f"{{% set dial = {levels[-1]} if {name} is not defined or {name} is none else {name} %}}",
         "{% if dial is boolean or dial is not number or not (dial >= 0 and dial <= 1) %}",
@@ -59,4 +80,4 @@ def _dial(name: str, word: str, levels: tuple[float, ...]) -> list[str]:
     choice = f"'{texts[0]}'"
     for lower, upper, text in zip(levels, levels[1:], texts[1:], strict=False):
         choice = f"('{text}' if dial >= {(lower + upper) / 2} else {choice})"
-    return [*pieces, f"{{% set ns.control = ns.control ~ '[{word}=' ~ {choice} ~ ']' %}}"]
+    return [*pieces, f"{{% set rheostat.control = rheostat.control ~ '[{word}=' ~ {choice} ~ ']' %}}"]

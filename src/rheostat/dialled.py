@@ -50,8 +50,8 @@ class DialledModel:
     ) -> str:
         """The response to a text or a conversation; `dials` in [0, 1] (`safety=0.75`), a missing one fully up.
 
-        Raises `DialError`, `InputError` (an empty or malformed conversation, an impossible temperature, `top_p`
-        or `max_tokens`), `PromptTooLong`.
+        Raises `DialError`, `InputError` (an empty or malformed conversation, an impossible temperature, `top_p`,
+        `max_tokens` or seed), `PromptTooLong`.
         """
         return self.respond_batch(
             [(messages, dials)], temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed
@@ -71,7 +71,7 @@ class DialledModel:
         An item is a conversation and its dials: `[("How …?", {"safety": 0.5}), …]`. Raises as `respond` does.
         """
         requests = [_request(item, self.control_format) for item in items]
-        sampling = _sampling(temperature, top_p, max_tokens)
+        sampling = _sampling(temperature, top_p, max_tokens, seed)
         return [each[0].text for each in self.engine.generate(requests, sampling, seed=seed)]
 
 
@@ -121,6 +121,15 @@ def conversation(messages: Conversation) -> tuple[Message, ...]:
             f"got a conversation of {len(turns)} turns that does not end in a user's text",
             hint="end it with a user turn that is not empty",
         )
+    for place, turn in enumerate(turns, start=1):
+        try:
+            turn.content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            broken = turn.content[error.start : error.end]
+            raise InputError(
+                f"turn {place}: got {broken!r} at character {error.start + 1}, allowed is text in UTF-8",
+                hint="save or send it as UTF-8",
+            ) from None
     return tuple(turns)
 
 
@@ -133,11 +142,12 @@ def _request(item: Any, control_format: ControlFormat) -> GenerationRequest:
     return GenerationRequest(conversation(item[0]), control_format.resolve(item[1]))
 
 
-def _sampling(temperature: float, top_p: float, max_tokens: int) -> Sampling:
+def _sampling(temperature: float, top_p: float, max_tokens: int, seed: int) -> Sampling:
     for name, value, allowed, is_allowed in (
         ("temperature", temperature, "0 or more", 0 <= temperature < math.inf),
         ("top_p", top_p, "above 0, at most 1", 0 < top_p <= 1),
         ("max_tokens", max_tokens, "1 or more", max_tokens >= 1),
+        ("seed", seed, "from 0 to 2^63 − 1", 0 <= seed < 2**63),
     ):
         if not is_allowed:
             raise InputError(f"{name}: got {value!r}, allowed is {allowed}", hint="leave it out for the default")
@@ -160,7 +170,7 @@ def _exported(folder: Path, device: str) -> DialledModel:
             tuple(plugins.attribute(name) for name in card["attributes"]), tuple(card["levels"])
         )
         template = card["chat_template"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder}: its {CARD} cannot be read: {error}",
             hint="give a run directory, or a folder that `rheostat export` wrote",

@@ -1,6 +1,5 @@
 """Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rheostat.figures import evaluations_of, figures
 from rheostat.models import Dtype, load_policy, quiet
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
-from rheostat.storage import storage_errors, write_json, write_text
+from rheostat.storage import require_object, storage_errors, write_json, write_text
 
 SCHEMA = 1
 
@@ -28,9 +27,7 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
         measured = figures(directory, config)["evaluations"] if evaluations_of(directory) else {}
-        calibration = json.loads(
-            (directory.finished("score").path / "calibration.json").read_text(encoding="utf-8")
-        )
+        calibration = require_object(directory.finished("score").path / "calibration.json")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
     policy = load_policy(str(model.resolve()), dtype=dtype or config.dtype, device="cpu")

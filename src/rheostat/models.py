@@ -6,6 +6,7 @@ template or with the wrong head) is a `ModelError` that says what to do.
 
 import hashlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,8 +208,16 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def without_peft_deprecation() -> Iterator[None]:
+    """Hides one warning: peft, up to 0.21, asks a model for what transformers now calls by another name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _load_tokenizer(model: str) -> Any:
-    where, is_local = _locate(model)
+    where, is_local = locate(model)
     try:
         tokenizer = _from_disk_first(AutoTokenizer.from_pretrained, where, is_local)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -221,7 +230,7 @@ def _load_tokenizer(model: str) -> Any:
 
 
 def _load_model(auto: Any, model: str, dtype: Dtype) -> Any:
-    where, is_local = _locate(model)
+    where, is_local = locate(model)
     try:
         read = partial(
             auto.from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True
@@ -262,7 +271,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     try:
-        with quiet():
+        with quiet(), without_peft_deprecation():
             return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
@@ -270,10 +279,12 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
         ) from error
 
 
-def _locate(model: str) -> tuple[str | Path, bool]:
-    """The folder or id of a model, and whether it is a folder; a folder's contents are checked."""
+def locate(model: str) -> tuple[str | Path, bool]:
+    """The folder or id of a model, and whether it is a folder; a folder's contents are checked (`ModelError`)."""
     where = resolve(model)
     folder = Path(where)
+    if not model.strip() or "\0" in model:
+        raise ModelError(f"got the model {model!r}, allowed is a folder or an id", hint=_HINT_FOLDER)
     if not folder.exists():
         if isinstance(where, Path) or folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
             raise ModelError(f"{model}: no such folder", hint=_HINT_FOLDER)

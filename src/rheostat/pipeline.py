@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rheostat import preflight
 from rheostat.collect import collect
 from rheostat.config import RunConfig, TrainingData, load_config, to_yaml
 from rheostat.distil import distil
@@ -34,6 +35,7 @@ class RunOutcome:
 
 def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome:
     """All stages; those that have finished for this recipe are kept."""
+    preflight.check(config)
     with RunDirectory.open(out, create=True) as directory:
         _describe(directory, config)
         for each in _STAGES.values():
@@ -43,6 +45,7 @@ def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progre
 
 def start(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> None:
     """Begin a run: its recipe, its prompts and its self-generated responses."""
+    preflight.check(config)
     with RunDirectory.open(out, create=True) as directory:
         _describe(directory, config)
         _generate(directory, config, progress)

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -39,22 +40,41 @@ def read_lines(path: Path) -> Iterator[Line]:
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}
     assert tuple(readers) == SUFFIXES
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    check_kind(path)
+    reader = readers[path.suffix.lower()]
+    with _reading(path):
+        data = path.read_bytes()
+    if data.startswith(_UTF16):
+        raise PromptFileError(f"{path} is UTF-16, allowed is UTF-8", hint="save it as UTF-8")
+    return reader(data.removeprefix(b"\xef\xbb\xbf"), path)
+
+
+def check_file(path: Path) -> None:
+    """Raises `PromptFileError` where `path` is no file of a known kind that can be opened."""
+    check_kind(path)
+    with _reading(path), path.open("rb"):
+        pass
+
+
+def check_kind(path: Path) -> None:
+    """Raises `PromptFileError` for a file of an unknown kind."""
+    if path.suffix.lower() not in SUFFIXES:
         raise PromptFileError(
             f"{path}: got a file of kind {path.suffix!r}, allowed are {', '.join(SUFFIXES)} and pocket:SPLIT",
             hint='convert it to .jsonl, a line a prompt: {"prompt": "..."}',
         )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        yield
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else None
         raise PromptFileError(
-            f"cannot read {path}: {error.strerror or error}",
+            f"cannot read {str(path)!r}: {reason or error}",
             hint="paths in a recipe are relative to the directory in which the command runs",
         ) from error
-    if data.startswith(_UTF16):
-        raise PromptFileError(f"{path} is UTF-16, allowed is UTF-8", hint="save it as UTF-8")
-    return reader(data.removeprefix(b"\xef\xbb\xbf"), path)
 
 
 def conversation(row: object) -> tuple[Message, ...]:
@@ -70,7 +90,7 @@ def conversation(row: object) -> tuple[Message, ...]:
     if "prompt" in given:
         return (Message("user", _text(given["prompt"], "prompt")),)
     if "instruction" not in given:
-        keys = ", ".join(map(repr, list(row)[:6])) or "none"
+        keys = ", ".join(repr(str(key)[:40]) for key in list(row)[:6]) or "none"
         raise _Broken(f"it has the keys {keys}, allowed are messages, prompt or instruction")
     text = _text(given["instruction"], "instruction")
     more = given.get("input", "")
@@ -229,7 +249,7 @@ def _parquet(data: bytes, path: Path) -> Iterator[Line]:
 def _check_columns(names: Sequence[str], path: Path) -> None:
     if not {"messages", "prompt", "instruction"} & set(names):
         raise PromptFileError(
-            f"{path}: got the columns {', '.join(map(repr, names[:12]))}; "
+            f"{path}: got the columns {', '.join(repr(name[:40]) for name in names[:12])}; "
             "allowed is prompt, or instruction with input",
             hint="rename the column that holds the prompts to `prompt`",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from rheostat import pocket
 from rheostat.errors import InputError, PromptFileError
 from rheostat.pocket.corpus import Split
-from rheostat.prompt_files import Line, read_lines
+from rheostat.prompt_files import Line, check_file, read_lines
 from rheostat.records import Message, Prompt
 
 POCKET = "pocket:"
@@ -125,22 +125,34 @@ def prompt_id(messages: Sequence[Message]) -> str:
     return _digest(json.dumps([list(message) for message in messages], ensure_ascii=False))[:16]
 
 
+def check_source(source: str) -> None:
+    """Raises `PromptFileError` where a source is no file that can be opened and no split of the pocket world."""
+    if source.startswith(POCKET):
+        _pocket_split(source)
+    else:
+        check_file(Path(source))
+
+
 def _lines(source: str) -> Iterator[Line]:
     if not source.startswith(POCKET):
         yield from read_lines(Path(source))
         return
-    name = source.removeprefix(POCKET)
+    for number, prompt in enumerate(pocket.prompts(_pocket_split(source)), start=1):
+        yield Line(number, (Message("user", prompt.text),))
+
+
+def _pocket_split(source: str) -> Split:
     splits: dict[str, Split] = {
         "train": "train",
         "optimization": "optimization",
         "generalization": "generalization",
     }
+    name = source.removeprefix(POCKET)
     if name not in splits:
         raise PromptFileError(
             f"got {source!r}, allowed are {', '.join(POCKET + each for each in splits)}", hint="name one"
         )
-    for number, prompt in enumerate(pocket.prompts(splits[name]), start=1):
-        yield Line(number, (Message("user", prompt.text),))
+    return splits[name]
 
 
 def _same(messages: Sequence[Message]) -> str:

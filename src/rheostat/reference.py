@@ -42,10 +42,9 @@ def configuration_page() -> str:
             blocks[path] = []
             meanings[path] = meaning
         else:
-            parent, _, name = path.rpartition(".")
-            home = parent if parent in blocks else ""
-            shown = name if home == parent else path
-            cells = (f"`{shown}`", f"`{kind}`", f"`{default}`" if default else "", meaning)
+            home = max((block for block in blocks if path.startswith(f"{block}.") or not block), key=len)
+            shown = path.removeprefix(f"{home}.")
+            cells = (f"`{shown}`", kind, default if default == "required" else f"`{default}`", meaning)
             blocks[home].append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     parts = [
         _GENERATED,

@@ -1,6 +1,5 @@
 """Score: every reward reads every response; the calibrators are fitted on what they say. Responses in, scores out."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,7 @@ from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.scoring import OWN, CalibratedScorer, load_rewards, parties
-from rheostat.storage import write_json
+from rheostat.storage import require_object, write_json
 
 _SHARD_RESPONSES = 1024
 _JUDGED = 2048
@@ -109,7 +108,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
 def load_scorers(run: RunDirectory, config: RunConfig, names: Sequence[str]) -> dict[str, CalibratedScorer]:
     """The parties `names` with the calibrators that this run fitted."""
     stage = run.finished("score")
-    saved = json.loads((stage.path / "calibration.json").read_text(encoding="utf-8"))
+    saved = require_object(stage.path / "calibration.json")
     specs = parties(config)
     return {
         name: CalibratedScorer(

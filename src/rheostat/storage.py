@@ -78,6 +78,17 @@ def read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def require_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a finished stage; raises `CorruptShard` where it is absent or not one."""
+    found = read_object(path)
+    if not found:
+        raise CorruptShard(
+            f"{path} is corrupt: got no JSON object",
+            hint=f"remove {path.parent} and run `rheostat run` on the directory again: it is computed anew",
+        )
+    return found
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

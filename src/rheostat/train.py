@@ -27,7 +27,7 @@ from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig, TrainConfig, TrainingData, objective_options
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
-from rheostat.models import Policy, identity, load_policy, quiet
+from rheostat.models import Policy, identity, load_policy, quiet, without_peft_deprecation
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
 from rheostat.progress import ProgressDisplay, null_progress
@@ -129,7 +129,7 @@ def fine_tune(
     model = policy.model
     set_seed(config.seed)  # adapters are initialised at random
     if options.lora is not None:
-        with quiet():
+        with quiet(), without_peft_deprecation():
             model = _with_lora(policy, options.lora.rank, options.lora.alpha, options.lora.dropout)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),

@@ -70,13 +70,15 @@ class ClassifierReward:
         tokenizer, context = self.classifier.tokenizer, self.classifier.context
         if tokenizer.chat_template:
             texts = [conversation_text(tokenizer, item.messages, item.response) for item in items]
-            rows = _rows(tokenizer(texts, add_special_tokens=False))
+            rows = _rows(tokenizer(texts, add_special_tokens=False, verbose=False))
             cut = sum(len(row["input_ids"]) > context for row in rows)
             rows = [{name: ids[-context:] for name, ids in row.items()} for row in rows]
         else:
             pairs = [(_prompt_text(item), item.response) for item in items]
             pairs = [(defuse(tokenizer, prompt), defuse(tokenizer, response)) for prompt, response in pairs]
-            rows = _rows(tokenizer([prompt for prompt, _ in pairs], [response for _, response in pairs]))
+            rows = _rows(
+                tokenizer([prompt for prompt, _ in pairs], [response for _, response in pairs], verbose=False)
+            )
             cut = 0
             for number, (prompt, response) in enumerate(pairs):
                 if len(rows[number]["input_ids"]) > context:
@@ -97,12 +99,13 @@ class ClassifierReward:
         """The pair, its prompt cut from the left, then its response from the right, to fit the context."""
         tokenizer, context = self.classifier.tokenizer, self.classifier.context
         while True:
-            row = _rows(tokenizer([prompt], [response]))[0]
+            row = _rows(tokenizer([prompt], [response], verbose=False))[0]
             excess = len(row["input_ids"]) - context
             if excess <= 0:
                 return row
             text = prompt or response
-            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            spans = encoded["offset_mapping"]
             if prompt:
                 prompt = prompt[spans[excess][0] :] if excess < len(spans) else ""
             else:

@@ -1,0 +1,47 @@
+"""YAML text as plain values, or what is wrong with it in one line."""
+
+import reprlib
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel = 2
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and without the silence of PyYAML about a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML text. Raises `ValueError` with a line that says where and why it has none."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a safe loader
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"it is not YAML: {where}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # a date or a number that YAML reads and Python has not
+        raise ValueError(f"it holds a value that cannot be read: {str(error).partition(';')[0]}") from None
+
+
+def shown(value: object) -> str:
+    """A value for a message: its `repr`, cut where it is long or deep."""
+    return _SHOWN.repr(value)
