@@ -5,8 +5,6 @@ problems are reported together, before any model loads.
 """
 
 import dataclasses
-import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +23,8 @@ from pydantic import (
 from rheostat import plugins, yaml_text
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.control import LEVELS, ControlFormat, level_text
-from rheostat.errors import ConfigError, InputError
+from rheostat.errors import ConfigError, InputError, did_you_mean
+from rheostat.method_name import MethodName, Variant
 from rheostat.yaml_text import shown
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -33,7 +32,6 @@ Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
-Variant = Literal["moec", "raw"]
 
 
 class _Block(BaseModel):
@@ -285,71 +283,9 @@ class RunConfig(_Block):
         return ControlFormat(tuple(plugins.attribute(name) for name in self.rewards), tuple(self.levels))
 
     @property
-    def method_names(self) -> tuple["MethodName", ...]:
+    def method_names(self) -> tuple[MethodName, ...]:
         """The methods, parsed."""
         return tuple(MethodName.parse(name) for name in self.methods)
-
-
-class TrainingData(BaseModel):
-    """Which examples a tuned method learns from: a variant, of the first `share` of the training prompts."""
-
-    model_config = ConfigDict(frozen=True)
-
-    variant: Variant
-    share: float = 1.0
-
-    def __str__(self) -> str:
-        return self.variant if self.share == 1 else f"{self.variant}+x{self.share:g}"
-
-
-class MethodName(BaseModel):
-    """A method's name taken apart.
-
-    `exmate+raw+reranking` is objective `exmate`, variant `raw`, reranked; `exmate+x0.25` learned from a quarter of the
-    training prompts.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    method: str
-    objective: str | None = None
-    variant: Variant | None = None
-    share: float = 1.0
-    reranking: bool = False
-
-    def data(self, config: "RunConfig") -> TrainingData:
-        """The examples that a tuned method learns from."""
-        return TrainingData(variant=self.variant or config.train.variant, share=self.share)
-
-    @classmethod
-    def parse(cls, name: str) -> "MethodName":
-        """Parse; raises `ValueError` naming what is allowed."""
-        head, *suffixes = name.split("+")
-        trainable = plugins.available("objectives")
-        free = [method for method in plugins.available("methods") if method != "tuned"]
-        if head not in trainable + free:
-            raise ValueError(
-                f"got {name!r}, allowed are {', '.join(free + trainable)}{_near(head, free + trainable)}"
-            )
-        allowed = ("raw", "moec", "reranking") if head in trainable else ()
-        variants = [suffix for suffix in suffixes if suffix in ("raw", "moec")]
-        shares = [suffix for suffix in suffixes if re.fullmatch(r"x0\.\d+", suffix) and float(suffix[1:]) > 0]
-        if (
-            any(suffix not in allowed and (not allowed or suffix not in shares) for suffix in suffixes)
-            or max(len(variants), len(shares)) > 1
-            or len(set(suffixes)) < len(suffixes)
-        ):
-            listed = f"{', '.join(allowed)} and x0.25 (a share of the prompts)" if allowed else "none"
-            raise ValueError(f"got {name!r}, allowed suffixes of {head} are {listed}")
-        return cls(
-            name=name,
-            method="tuned" if head in trainable else head,
-            objective=head if head in trainable else None,
-            variant=variants[0] if variants else None,
-            share=float(shares[0][1:]) if shares else 1.0,
-            reranking="reranking" in suffixes,
-        )
 
 
 def packaged_recipes() -> list[str]:
@@ -412,7 +348,7 @@ def _objective_problems(config: RunConfig) -> Iterator[str]:
     for name, given in config.train.objectives.items():
         where, options = f"train.objectives.{name}", plugins.load("objectives", name).OPTIONS
         known = [field.name for field in dataclasses.fields(options)]
-        unknown = [f"{where}.{key}: unknown key{_near(key, known)}" for key in given if key not in known]
+        unknown = [f"{where}.{key}: unknown key{did_you_mean(key, known)}" for key in given if key not in known]
         if unknown:
             yield from (f"{problem}; allowed are {', '.join(known) or 'none'}" for problem in unknown)
             continue
@@ -463,13 +399,8 @@ def _expand(rewards: Any) -> Any:
 def _known(kind: plugins.Kind, name: str) -> str:
     names = plugins.available(kind)
     if name not in names:
-        raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{_near(name, names)}")
+        raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{did_you_mean(name, names)}")
     return name
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _describe(detail: Any) -> str:
@@ -478,7 +409,7 @@ def _describe(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         block = block_at(RunConfig, location[:-1])
         names = sorted(block.model_fields) if block else []
-        return f"{where}: unknown key{_near(location[-1], names)}; allowed are {', '.join(names)}"
+        return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
     if detail["type"] == "missing":
         return f"{where}: missing, and it has no default"
     message = plain_words(detail["msg"])

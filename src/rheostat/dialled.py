@@ -107,7 +107,7 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     chosen = method or ("exmate" if "exmate" in tuned else list(tuned)[-1])
     name = tuned[chosen]
     assert name.objective is not None
-    return run.finished(stage_name(name.objective, name.data(config))).path / "model", chosen
+    return run.finished(stage_name(name.objective, name.data(config.train.variant))).path / "model", chosen
 
 
 def conversation(messages: Conversation) -> tuple[Message, ...]:

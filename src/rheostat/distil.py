@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rheostat.config import DistilConfig, RunConfig, TrainingData
+from rheostat.config import DistilConfig, RunConfig
 from rheostat.control import ControlFormat, nearest_level
 from rheostat.errors import InputError
+from rheostat.method_name import TrainingData
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Example, Prompt, ScoredResponse, by_prompt
 from rheostat.rundir import RunDirectory, Stage

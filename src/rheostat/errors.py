@@ -21,6 +21,7 @@ RheostatError                 shown without a traceback by the command line; exi
 Each message says what was received and what is allowed; `hint` says what to do.
 """
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -96,3 +97,9 @@ class StageMissing(RunDirectoryError):
 
 class StorageError(RunDirectoryError):
     """The directory cannot be written, or the disk is full."""
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """` (did you mean 'NEAREST'?)`, or nothing where none of `names` is like `name`."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import MethodName, RunConfig
+from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, sum_logprobs
+from rheostat.method_name import MethodName
 from rheostat.models import Policy, identity, load_policy
 from rheostat.plugins import (
     ControlledCompletion,

@@ -45,7 +45,7 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
             entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
-            training = stage_name(name.objective, name.data(config)) if name.objective else ""
+            training = stage_name(name.objective, name.data(config.train.variant)) if name.objective else ""
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
                 "seconds": response_seconds.get(f"evaluate/{evaluation}/{name.name}"),

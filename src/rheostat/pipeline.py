@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from rheostat import preflight
 from rheostat.collect import collect
-from rheostat.config import RunConfig, TrainingData, load_config, to_yaml
+from rheostat.config import RunConfig, load_config, to_yaml
 from rheostat.distil import distil
 from rheostat.evaluate import Evaluator
 from rheostat.figures import evaluations_of, figures
 from rheostat.generate import generate
+from rheostat.method_name import TrainingData
 from rheostat.models import pick_device
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.report import report
@@ -97,7 +98,7 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
     for name in config.method_names:
         tuned = None
         if name.objective is not None:
-            tuned = directory.finished(stage_name(name.objective, name.data(config)))
+            tuned = directory.finished(stage_name(name.objective, name.data(config.train.variant)))
         evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
     write_json(directory.path / "evaluation.json", figures(directory, config))
 

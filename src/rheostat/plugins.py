@@ -9,7 +9,6 @@
 | `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
 """
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rheostat.errors import PluginNotFound
+from rheostat.errors import PluginNotFound, did_you_mean
 from rheostat.records import Attribute, Control, Finish, Message
 
 if TYPE_CHECKING:
@@ -202,10 +201,9 @@ def load(kind: Kind, name: str) -> ModuleType:
     """The plug-in file `name` of a kind; raises `PluginNotFound` with the nearest name."""
     names = available(kind)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
         raise PluginNotFound(
-            f"{kind}: got {name!r}, allowed are {', '.join(names)}",
-            hint=f"did you mean {near[0]!r}?" if near else f"add it as a file of that name in {kind}/",
+            f"{kind}: got {name!r}, allowed are {', '.join(names)}{did_you_mean(name, names)}",
+            hint=f"use one of those, or add it as a file of that name in {kind}/",
         )
     return importlib.import_module(f"rheostat.{kind}.{name}")
 

@@ -65,7 +65,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     scored = run.finished("score")
     responses = scored.read(ScoredResponse)
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
-    choices = {str(name.data(config)) for name in config.method_names if name.objective}
+    choices = {str(name.data(config.train.variant)) for name in config.method_names if name.objective}
     distilled = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each), default='moec')}")
     return ReportData(
         title=f"Dials for {config.model}",

@@ -24,9 +24,10 @@ from transformers import (
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import RunConfig, TrainConfig, TrainingData, objective_options
+from rheostat.config import RunConfig, TrainConfig, objective_options
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
+from rheostat.method_name import TrainingData
 from rheostat.models import Policy, identity, load_policy, quiet, without_peft_deprecation
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
@@ -101,7 +102,7 @@ def stage_name(objective: str, data: TrainingData) -> str:
 def trained(config: RunConfig) -> list[tuple[str, TrainingData]]:
     """Which models the recipe's methods need: (objective, examples), each once."""
     needed = {
-        (name.objective, name.data(config)): None
+        (name.objective, name.data(config.train.variant)): None
         for name in config.method_names
         if name.objective is not None
     }
