@@ -48,6 +48,11 @@ class PromptsConfig(_Block):
     generalization: str | list[str] | None = Field(
         None, description="other prompts, for the generalization evaluation; without it, that one is left out"
     )
+    mix: Literal["size", "even"] = Field(
+        "size",
+        description="how several files are mixed: each by its `size`, or `even`, a prompt of each in turn "
+        "until the smaller ones end",
+    )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of `train` held out, by content hash, where `optimization` is absent"
     )
