@@ -103,6 +103,10 @@ class DistilConfig(_Block):
     maximum_cell_share: Probability = Field(
         0.12, description="largest share of the examples of any one control cell"
     )
+    keep_truncated: bool = Field(
+        False,
+        description="learn responses cut off at max_tokens too, without an end: for a model that seldom ends one",
+    )
 
 
 class CounterfactualConfig(_Block):
