@@ -134,6 +134,26 @@ def test_what_cannot_be_used_is_dropped_and_counted() -> None:
     assert (counts.prompts, counts.prompts_without_responses) == (1, 2)
 
 
+def test_truncated_responses_are_kept_where_told() -> None:
+    """A model that never ends an answer has only truncated ones: none is left, or all, each marked."""
+    rows = [replace(row, finish="length") for row in plane([(0, 0), (1, 1), (0, 1), (1, 0)])]
+    scored = {"p": rows}
+    keeping = NO_BOUND.model_copy(update={"keep_truncated": True})
+    for options, count in ((NO_BOUND, 0), (keeping, 4)):
+        distilled = moec(scored, prompts_of(scored), control_format=FORMAT, options=options)
+        drawn = raw(
+            scored,
+            prompts_of(scored),
+            control_format=FORMAT,
+            count=4,
+            seed=0,
+            keep_truncated=options.keep_truncated,
+        )
+        for kept in (distilled, drawn):
+            assert [example.finish for example in kept.examples] == ["length"] * count
+            assert kept.counts.truncated_dropped == 4 - count
+
+
 def test_prompts_without_contrast_are_dropped() -> None:
     """`flat` spans .2 and .1; `tall` .1 and .3, which is enough: one attribute's contrast is."""
     scored = {
@@ -176,9 +196,9 @@ def test_too_few_cells_keep_half_of_the_examples() -> None:
     With 38 and 2 a limit of 2 would leave 4 of 40; the smallest limit that leaves 20 is 18: 18 + 2.
     """
     for low, limit in ((10, 10), (2, 18)):
-        scored = {
-            f"p{i}": [response(0, {"safety": 1.0}, f"p{i}")] for i in range(40 - low)
-        } | {f"q{i}": [response(0, {"safety": 0.0}, f"q{i}")] for i in range(low)}
+        scored = {f"p{i}": [response(0, {"safety": 1.0}, f"p{i}")] for i in range(40 - low)} | {
+            f"q{i}": [response(0, {"safety": 0.0}, f"q{i}")] for i in range(low)
+        }
         options = NO_BOUND.model_copy(update={"maximum_cell_share": 0.12})
         counts = moec(scored, prompts_of(scored), control_format=ONE_DIAL, options=options).counts
         assert (counts.cell_limit, counts.examples) == (limit, 20)

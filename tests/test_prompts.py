@@ -282,6 +282,15 @@ def test_sources_are_mixed_in_proportion(tmp_path: Path) -> None:
         assert head.count("few") == count // 4
 
 
+def test_sources_are_mixed_evenly(tmp_path: Path) -> None:
+    """Of 30 and 10 prompts by turns, the first 20 hold 10 and 10, and the rest comes from the larger file."""
+    many = jsonl(tmp_path / "many.jsonl", *({"prompt": f"many {k}"} for k in range(30)))
+    few = jsonl(tmp_path / "few.jsonl", *({"prompt": f"few {k}"} for k in range(10)))
+    found = read_prompts([str(many), str(few)], split="train", mix="even")
+    assert [prompt.text.split()[0] for prompt in found.prompts] == ["many", "few"] * 10 + ["many"] * 20
+    assert {p.id for p in found.prompts} == {p.id for p in read(many).prompts + read(few).prompts}
+
+
 def test_held_out_share_and_stability() -> None:
     """Of 1,000 prompts a tenth is held out, within four standard deviations (38); more prompts move none."""
     before = split_held_out(numbered(1000), 0.1)

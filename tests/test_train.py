@@ -38,7 +38,14 @@ def examples(count: int = 12) -> list[Example]:
 
 def config(**train: object) -> RunConfig:
     """The default recipe without its adapters and its steps; `train` on top."""
-    values = {"batch_size": 4, "steps": "null", "lora": "null", "balance": 0.0, "learning_rate": 5e-4, **train}
+    values = {
+        "batch_size": 4,
+        "steps": "null",
+        "lora": "null",
+        "balance": 0.0,
+        "learning_rate": 5e-4,
+        **train,
+    }
     return load_config("pocket", [f"train.{key}={value}" for key, value in values.items()])
 
 
@@ -53,6 +60,18 @@ def test_response_logprobs_equal_those_of_full_logits(policy: Policy) -> None:
     torch.testing.assert_close(found.values[mask], expected[mask], atol=1e-4, rtol=1e-4)
     assert found.mask.sum(-1).tolist() == [3, 2, 5]
     assert (found.values[~mask] == 0).all()
+
+
+def test_a_response_that_was_cut_off_teaches_no_end(policy: Policy) -> None:
+    chosen = config(batch_size=1, forged_share=0.0, epochs=1)
+    whole = examples(1)
+    cut = [replace(whole[0], finish="length")]
+    rows = []
+    for each in (whole, cut):
+        module = plugins.load("objectives", "clm")
+        batch = ExampleBatches(policy, each, chosen.control_format, chosen, objective=module)[0]
+        rows.append(batch["input_ids"][0].tolist())
+    assert rows[0] == [*rows[1], policy.end_ids[0]]
 
 
 def test_batched_sums_equal_single_ones(policy: Policy) -> None:
@@ -117,7 +136,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     resumed = load_policy("pocket:chat")
     fine_tune(resumed, examples(), objective=objective, config=chosen, checkpoints=tmp_path / "b")
     before, after = weights(whole), weights(resumed)
-    assert any(not torch.equal(value, weights(load_policy("pocket:chat"))[name]) for name, value in before.items())
+    assert any(
+        not torch.equal(value, weights(load_policy("pocket:chat"))[name]) for name, value in before.items()
+    )
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
 

@@ -63,7 +63,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
 def _read(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
     def read(sources: str | list[str], split: str, limit: int | None) -> PromptSet:
         listed = [sources] if isinstance(sources, str) else sources
-        return read_prompts(listed, split=split, limit=limit, strict=options.strict)
+        return read_prompts(listed, split=split, limit=limit, strict=options.strict, mix=options.mix)
 
     held_out_here = options.optimization is None
     sets = [read(options.train, "train", None if held_out_here else options.train_limit)]

@@ -48,6 +48,11 @@ class PromptsConfig(_Block):
     generalization: str | list[str] | None = Field(
         None, description="other prompts, for the generalization evaluation; without it, that one is left out"
     )
+    mix: Literal["size", "even"] = Field(
+        "size",
+        description="how several files are mixed: each by its `size`, or `even`, a prompt of each in turn "
+        "until the smaller ones end",
+    )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of `train` held out, by content hash, where `optimization` is absent"
     )
@@ -103,6 +108,10 @@ class DistilConfig(_Block):
     )
     maximum_cell_share: Probability = Field(
         0.12, description="largest share of the examples of any one control cell"
+    )
+    keep_truncated: bool = Field(
+        False,
+        description="learn responses cut off at max_tokens too, without an end: for a model that seldom ends one",
     )
 
 

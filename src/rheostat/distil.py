@@ -33,7 +33,7 @@ RETAINED_SHARE = 0.5
 class DistilCounts:
     """What became of the pool: the pool is the examples plus all `*_dropped` of responses.
 
-    Responses dropped, in this order: `empty_dropped` (no text), `truncated_dropped` (ended by length),
+    Responses dropped, in this order: `empty_dropped` (no text), `truncated_dropped` (ended by length, and not kept),
     `duplicates_dropped` (text already there for the prompt), `middling_dropped` (no extreme case, or not
     drawn), `contrast_dropped` (of the `prompts_without_contrast`), `share_dropped` (over the cell's share).
     `prompts_without_responses` had none that could be used. `cells_before` (the usable pool) and
@@ -113,7 +113,7 @@ def moec(
     thinned evenly over prompts: those with most examples in it lose first, and lose the example furthest
     from the cell's levels.
     """
-    pool = _pool(scored, control_format, with_repeats=False)
+    pool = _pool(scored, control_format, with_repeats=False, with_truncated=options.keep_truncated)
     kept = {prompt: _extremes(responses, options) for prompt, responses in pool.candidates.items()}
     contrasting = [responses for responses in kept.values() if _widest(responses) >= options.minimum_contrast]
     selected = [candidate for responses in contrasting for candidate in responses]
@@ -142,14 +142,15 @@ def raw(
     control_format: ControlFormat,
     count: int,
     seed: int,
+    keep_truncated: bool = False,
 ) -> Distilled:
     """A uniform sub-sample of `count` responses, without replacement, under scores rounded to two decimals.
 
-    Empty and truncated responses are left out, repeated ones stay; all usable ones are taken where there are
-    fewer than `count`.
+    Empty responses are left out, and truncated ones unless they are kept; repeated ones stay. All usable ones are
+    taken where there are fewer than `count`.
     """
     assert count >= 0, count
-    pool = _pool(scored, control_format, with_repeats=True)
+    pool = _pool(scored, control_format, with_repeats=True, with_truncated=keep_truncated)
     usable = pool.usable
     chosen = np.random.default_rng(seed).choice(len(usable), size=min(count, len(usable)), replace=False)
     drawn = [usable[index] for index in sorted(chosen.tolist())]
@@ -161,7 +162,11 @@ def raw(
 
 
 def _pool(
-    scored: Mapping[str, Sequence[ScoredResponse]], control_format: ControlFormat, *, with_repeats: bool
+    scored: Mapping[str, Sequence[ScoredResponse]],
+    control_format: ControlFormat,
+    *,
+    with_repeats: bool,
+    with_truncated: bool,
 ) -> _Pool:
     """The usable responses, prompts by id and responses by sample number, whatever the order of `scored`."""
     candidates: dict[str, list[_Candidate]] = {}
@@ -169,7 +174,7 @@ def _pool(
     for prompt in sorted(scored):
         texts: set[str] = set()
         for response in sorted(scored[prompt], key=lambda each: (each.sample, each.text)):
-            fate = _fate(response, texts)
+            fate = _fate(response, texts, with_truncated=with_truncated)
             fates[fate] += 1
             if fate == "usable":
                 scores = tuple(response.calibrated[name] for name in control_format.names)
@@ -180,10 +185,10 @@ def _pool(
     return _Pool(candidates, fates, len(scored) - len(candidates))
 
 
-def _fate(response: ScoredResponse, texts: set[str]) -> Fate:
+def _fate(response: ScoredResponse, texts: set[str], *, with_truncated: bool) -> Fate:
     if not response.text.strip():
         return "empty"
-    if response.finish == "length":
+    if response.finish == "length" and not with_truncated:
         return "truncated"
     return "duplicate" if response.text in texts else "usable"
 
@@ -253,6 +258,7 @@ def _example(candidate: _Candidate, control: dict[str, float], prompts: Mapping[
         control=control,
         response=response.text,
         scores=dict(zip(control, candidate.scores, strict=True)),
+        finish=response.finish,
     )
 
 
@@ -329,13 +335,21 @@ def distil(
         kept = moec(pool, prompts, control_format=config.control_format, options=config.distil)
         if data.variant == "raw":
             count = len(kept.examples)
-            kept = raw(pool, prompts, control_format=config.control_format, count=count, seed=config.seed)
+            kept = raw(
+                pool,
+                prompts,
+                control_format=config.control_format,
+                count=count,
+                seed=config.seed,
+                keep_truncated=config.distil.keep_truncated,
+            )
         if not kept.examples:
             raise InputError(
                 f"no training example is left of {kept.counts.pool} responses: {kept.counts.empty_dropped} were "
                 f"empty, {kept.counts.truncated_dropped} cut off at max_tokens, "
                 f"{kept.counts.prompts_without_contrast} prompts had no contrast",
-                hint="raise generate.samples or generate.max_tokens, or lower distil.minimum_contrast",
+                hint="raise generate.samples or generate.max_tokens, lower distil.minimum_contrast, or, for a model "
+                "that never ends an answer, set distil.keep_truncated=true",
             )
         stage.write(kept.examples, Example)
         advance(len(kept.examples))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rheostat import pocket
 from rheostat.errors import InputError, PromptFileError
@@ -53,13 +54,22 @@ class HeldOut:
     held_out: tuple[Prompt, ...]
 
 
+Mix = Literal["size", "even"]
+
+
 def read_prompts(
-    sources: str | Sequence[str], *, split: str, limit: int | None = None, strict: bool = False
+    sources: str | Sequence[str],
+    *,
+    split: str,
+    limit: int | None = None,
+    strict: bool = False,
+    mix: Mix = "size",
 ) -> PromptSet:
     """The prompts of one or several sources: files, or `pocket:train|optimization|generalization`.
 
     A broken row is skipped and counted; with `strict` it is a `PromptFileError`. Several sources are
-    interleaved in proportion to their sizes. Raises `PromptFileError` where nothing usable is left.
+    interleaved in proportion to their sizes, or `even`: one of each in turn until the smaller ones end. Raises
+    `PromptFileError` where nothing usable is left.
     """
     names = [sources] if isinstance(sources, str) else list(sources)
     skipped: list[Skipped] = []
@@ -92,7 +102,7 @@ def read_prompts(
             + (f"; the first of {len(skipped)} problems: {skipped[0]}" if skipped else ""),
             hint='give a file with prompts, in .jsonl a line each: {"prompt": "..."}',
         )
-    ordered = _interleave(queues)
+    ordered = _interleave(queues, mix)
     return PromptSet(tuple(ordered[:limit]), tuple(skipped), duplicates, len(ordered))
 
 
@@ -160,9 +170,9 @@ def _same(messages: Sequence[Message]) -> str:
     return _digest(json.dumps(plain, ensure_ascii=False))
 
 
-def _interleave(queues: Sequence[Sequence[Prompt]]) -> list[Prompt]:
+def _interleave(queues: Sequence[Sequence[Prompt]], mix: Mix) -> list[Prompt]:
     placed = [
-        ((place + 0.5) / len(queue), number, prompt)
+        ((place + 0.5) / (len(queue) if mix == "size" else 1), number, prompt)
         for number, queue in enumerate(queues)
         for place, prompt in enumerate(queue)
     ]

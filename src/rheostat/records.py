@@ -139,7 +139,10 @@ class ScoredResponse(_Row):
 
 @dataclass(frozen=True, slots=True)
 class Example(_Row):
-    """A training example: respond to `messages` under `control` with `response`; `scores` are calibrated."""
+    """A training example: respond to `messages` under `control` with `response`; `scores` are calibrated.
+
+    Of a response whose `finish` is `length` the end is unknown, and none is learned.
+    """
 
     columns: ClassVar[Mapping[str, str]] = {
         "prompt_id": "string",
@@ -147,6 +150,7 @@ class Example(_Row):
         "control": "numbers",
         "response": "string",
         "scores": "numbers",
+        "finish": "string",
     }
 
     prompt_id: str
@@ -154,6 +158,7 @@ class Example(_Row):
     control: dict[str, float]
     response: str
     scores: dict[str, float]
+    finish: Finish = "stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,10 +196,7 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         self._context = policy.context
         self._format = control_format
         self._examples = examples
-        self._responses = [
-            encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
-            for example in examples
-        ]
+        self._responses = [_response_ids(policy, example) for example in examples]
         self._prompts: dict[tuple[int, str], list[int]] = {}
         lengths = [len(self._row(index, example.control)) for index, example in enumerate(examples)]
         self.plan: list[PlannedBatch] = plan_batches(
@@ -242,6 +239,12 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
             )
         prompt = self._prompts[index, text]
         return TokenRow(prompt, self._responses[index][: max(1, self._context - len(prompt))])
+
+
+def _response_ids(policy: Policy, example: Example) -> list[int]:
+    """The response's token ids, with an end token where it ended."""
+    ids = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
+    return ids[:-1] or ids if example.finish == "length" else ids
 
 
 class ObjectiveTrainer(Trainer):  # type: ignore[misc]
