@@ -3,15 +3,25 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    MistralConfig,
+    MixtralConfig,
+    Qwen3Config,
+)
 
 from rheostat import pocket
 from rheostat.chat import conversation_text
 from rheostat.config import RewardConfig
-from rheostat.errors import ConfigError, RewardError
+from rheostat.errors import RewardError
 from rheostat.models import Classifier, load_classifier
 from rheostat.plugins import Judged
 from rheostat.records import Message
@@ -60,6 +70,48 @@ def absolute_positions() -> Classifier:
     tokenizer = AutoTokenizer.from_pretrained(pocket.weights("chat"))
     tokenizer.pad_token = tokenizer.eos_token
     return Classifier(GPT2ForSequenceClassification(config).eval(), tokenizer, "gpt2", 128)
+
+
+def small(config: Any) -> Classifier:
+    """A random classifier of an architecture, with the pocket tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(pocket.weights("chat"))
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    return Classifier(model, tokenizer, config.model_type, 128)
+
+
+SHAPE = {
+    "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0, "num_labels": 1, "max_position_embeddings": 128,
+}  # fmt: skip
+ARCHITECTURES = {
+    "mistral": MistralConfig(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE),
+    "gemma2": Gemma2Config(**SHAPE),
+    "mixtral": MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_decoder_scores_as_each_text_alone(name: str) -> None:
+    classifier = small(ARCHITECTURES[name])
+    scores = ClassifierReward(classifier, 150).score(items())
+    assert scores == pytest.approx(one_at_a_time(classifier, items()), abs=1e-5)
+
+
+def test_the_last_feed_forward_network_reads_the_pooled_tokens_only(reward_model: Classifier) -> None:
+    """3 beginnings are read whole, then 12 ends of one pooled token each."""
+    shapes: list[tuple[int, ...]] = []
+    networks = [layer.mlp for layer in reward_model.model.base_model.layers]
+    hooks = [
+        network.gate_proj.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[:2])))
+        for network in (networks[0], networks[-1])
+    ]
+    ClassifierReward(reward_model, 100_000).score(items())
+    for hook in hooks:
+        hook.remove()
+    first, last = shapes[-2:]
+    assert first[0] == 12 and first[1] > 1 and last == (12, 1)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 100_000])
@@ -136,11 +188,6 @@ def test_a_score_that_is_not_a_number_is_an_error(reward_model: Classifier) -> N
     broken.model.score.weight.data.fill_(float("inf"))
     with pytest.raises(RewardError, match="reward-safety: got the score nan for the response .*allowed are finite"):
         ClassifierReward(broken, 1000).score(items())
-
-
-def test_a_classifier_block_needs_a_model() -> None:
-    with pytest.raises(ConfigError, match="needs a model"):
-        build(RewardConfig(), attribute="safety", dtype="float32", device="cpu", batch_tokens=100)
 
 
 def test_a_block_builds_the_reward() -> None:

@@ -1,17 +1,20 @@
 """The logits of a one-logit classifier for many token rows, computed with as little work as they need.
 
 Rows of like length make a batch. Where several rows begin alike, as the responses to one prompt do, a decoder
-reads the beginning once and keeps its keys and values for all of them.
+reads the beginning once and keeps its keys and values for all of them. Its last feed-forward network, whose output
+only the pooled token needs, reads that token alone.
 """
 
 import inspect
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from rheostat.models import cache_argument
 
@@ -105,7 +108,8 @@ def _whole(model: "PreTrainedModel", rows: Sequence[Row]) -> list[float]:
         )
         for name, value in fill.items()
     }
-    return _values(model(**inputs))
+    with _last_feed_forward_at_the_end(model, inputs["input_ids"]):
+        return _values(model(**inputs))
 
 
 def _continued(
@@ -130,14 +134,37 @@ def _continued(
         tails, tail_mask = _padded([rest[number] for number in batch], pad_id, device)
         mask = head_mask[index]
         positions = mask.sum(1, keepdim=True) + torch.arange(tails.shape[1], device=device)
-        output = model(
-            input_ids=tails,
-            attention_mask=torch.cat([mask, tail_mask], 1),
-            position_ids=positions,
-            use_cache=True,
-            **{name: cache},
-        )
+        with _last_feed_forward_at_the_end(model, tails):
+            output = model(
+                input_ids=tails,
+                attention_mask=torch.cat([mask, tail_mask], 1),
+                position_ids=positions,
+                use_cache=True,
+                **{name: cache},
+            )
         yield Logits(batch, _values(output))
+
+
+@contextmanager
+def _last_feed_forward_at_the_end(model: "PreTrainedModel", ids: Tensor) -> Iterator[None]:
+    """Within, the last layer's feed-forward network of a decoder reads only the last token of each row that is no pad.
+
+    That token is the one transformers pools. The network's output, `(rows, 1, hidden)`, is added to the whole row:
+    right at that token, and what stands elsewhere is not looked at. Models of other build run as they are.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    network = getattr(layers[-1], "mlp", None) if layers is not None else None
+    if network is None or not isinstance(model, GenericForSequenceClassification):
+        yield
+        return
+    is_text = (ids != model.config.get_text_config().pad_token_id).long()
+    last = (is_text * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
+    rows = torch.arange(len(ids), device=ids.device)
+    handle = network.register_forward_pre_hook(lambda _, arguments: (arguments[0][rows, last][:, None],))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _values(output: Any) -> list[float]:

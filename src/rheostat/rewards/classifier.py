@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from rheostat.chat import conversation_text, defuse
 from rheostat.config import RewardConfig
-from rheostat.errors import ConfigError, RewardError
+from rheostat.errors import RewardError
 from rheostat.models import Classifier, Dtype, load_classifier
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Message
@@ -25,8 +25,7 @@ def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batc
 
     It is the same for every attribute: what it measures is in its weights.
     """
-    if spec.model is None:
-        raise ConfigError(["rewards: a classifier needs a model"], hint="add `model: PATH` to the block")
+    assert spec.model is not None, spec  # the recipe refuses a classifier without a model
     return ClassifierReward(load_classifier(spec.model, dtype=dtype, device=device), batch_tokens)
 
 
