@@ -85,11 +85,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     examples = corpus(load_config("pocket"), STEPS * BATCH)
-    config = load_config("pocket", ["train.epochs=1", f"train.batch_size={BATCH}", "train.save_steps=1000000"])
-    full = load_config(
-        "pocket",
-        ["train.epochs=1", f"train.batch_size={BATCH}", "train.save_steps=1000000", "train.counterfactual.fraction=1"],
-    )
+    settings = [
+        f"train.steps={STEPS}", f"train.batch_size={BATCH}", "train.lora=null", "train.balance=0", "train.learning_rate=5e-4",
+        "train.save_steps=1000000",
+    ]  # fmt: skip
+    config = load_config("pocket", settings)
+    full = load_config("pocket", [*settings, "train.counterfactual.fraction=1"])
     contenders: dict[str, Any] = {
         "TRL SFTTrainer": lambda: theirs(config, examples),
         "CLM": lambda: ours("clm", config, examples),
