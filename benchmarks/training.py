@@ -86,8 +86,8 @@ def main() -> None:
     arguments = parser.parse_args()
     examples = corpus(load_config("pocket"), STEPS * BATCH)
     settings = [
-        f"train.steps={STEPS}", f"train.batch_size={BATCH}", "train.lora=null", "train.balance=0", "train.learning_rate=5e-4",
-        "train.save_steps=1000000",
+        f"train.steps={STEPS}", f"train.batch_size={BATCH}", "train.lora=null", "train.balance=0",
+        "train.learning_rate=5e-4", "train.save_steps=1000000",
     ]  # fmt: skip
     config = load_config("pocket", settings)
     full = load_config("pocket", [*settings, "train.counterfactual.fraction=1"])

@@ -18,6 +18,7 @@ from rheostat.models import (
     pick_device,
     quiet,
     resolve,
+    without_peft_deprecation,
 )
 
 
@@ -142,7 +143,8 @@ def test_an_adapter_is_merged(tiny: Path, tmp_path: Path) -> None:
     ids = torch.tensor([[1, 50, 60, 70]])
     alone = base(input_ids=ids).logits
     torch.manual_seed(1)
-    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    with without_peft_deprecation():
+        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
     merged = load_policy(str(tiny), device="cpu", adapter=tmp_path / "adapter").model
     with torch.inference_mode():
