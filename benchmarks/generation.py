@@ -11,7 +11,6 @@ compared.
 import argparse
 import statistics
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,18 +107,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints a table, and writes JSON where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = machine.contest(
+        __doc__, model="pocket:chat", prompts=256, batch_tokens=65536
     )
-    parser.add_argument("--model", default="pocket:chat")
-    parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--batch-tokens", type=int, default=65536)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32, 128], help="must hold 1")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     with quiet():

@@ -42,6 +42,20 @@ def describe() -> dict[str, Any]:
     }
 
 
+def contest(description: str | None, *, model: str, prompts: int, batch_tokens: int) -> argparse.ArgumentParser:
+    """The arguments of a benchmark that holds our code against a pipeline at several batch sizes."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--batch-tokens", type=int, default=batch_tokens)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32, 128], help="must hold 1")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser
+
+
 def write(path: Path | None, figures: dict[str, Any]) -> None:
     """The figures with the machine they were taken on, as JSON, where a path is given."""
     if path is not None:

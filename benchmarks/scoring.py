@@ -9,7 +9,6 @@ ready, in batches of 1 (its default), 8, 32 and 128. Repetitions alternate, medi
 import argparse
 import statistics
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,17 +87,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints a table, and writes JSON where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = machine.contest(
+        __doc__, model="pocket:reward-safety", prompts=128, batch_tokens=16384
     )
-    parser.add_argument("--model", default="pocket:reward-safety")
     parser.add_argument("--policy", default="pocket:chat", help="whose responses are scored")
-    parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--batch-tokens", type=int, default=16384)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32, 128], help="must hold 1")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     with quiet():
