@@ -65,7 +65,7 @@ def test_exmate_sum_and_weights_by_hand() -> None:
 
 def test_contrast_by_hand() -> None:
     """Δ = ln 2 over two tokens: ln 2 + ln 1.5 / 2 = 0.8959."""
-    loss = contrast.loss(pair(rows((0.5, 0.5)), rows((0.25, 0.5))), contrast.OPTIONS())
+    loss = contrast.loss(pair(rows((0.5, 0.5)), rows((0.25, 0.5))), contrast.OPTIONS(weight=1, margin=0))
     assert loss.total.item() == pytest.approx(math.log(2) + math.log(1.5) / 2, abs=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_the_contrast_gradient_vanishes_once_the_control_is_identified() -> None
     values = torch.tensor([[-60.0]], requires_grad=True)
     counterfactual = LogProbabilities(values, torch.ones(1, 1, dtype=torch.bool))
     factual = LogProbabilities(torch.tensor([[-10.0]]), torch.ones(1, 1, dtype=torch.bool))
-    contrast.loss(pair(factual, counterfactual), contrast.OPTIONS(weight=1.0)).total.backward()  # type: ignore[no-untyped-call]
+    contrast.loss(pair(factual, counterfactual), contrast.OPTIONS(weight=1.0, margin=0.0)).total.backward()  # type: ignore[no-untyped-call]
     assert values.grad is not None
     assert abs(values.grad.item()) < 1e-20
 
