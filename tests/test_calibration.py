@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rheostat.calibration import Calibrator, Kind, Pile, fit
@@ -98,6 +98,7 @@ def test_quantile_equals_counting(pool: list[float]) -> None:
 
 @LIGHT
 @given(POOLS, st.lists(RAW, min_size=2, max_size=30), st.sampled_from(["quantile", "sigmoid"]), st.booleans())
+@example([0.0, 2.2250738585072014e-308], [0.0, 4.0], "quantile", False)  # knots that almost tie
 def test_monotone_and_in_range(pool: list[float], raw: list[float], kind: Kind, higher: bool) -> None:
     scores = fit(kind, pool, higher_is_better=higher).apply(sorted(pool + raw, reverse=not higher))
     assert (np.diff(scores) >= 0).all()

@@ -195,13 +195,14 @@ def _first_and_last_of_bins(calibrated: Array) -> NDArray[np.bool_]:
 def _interpolate(points: Array, positions: Array, heights: Array) -> Array:
     """Linear between knots, constant outside; unlike `np.interp`, monotone to the last bit.
 
-    `points` any shape; `positions` and `heights` `(knots,)`, ascending. Each piece is clamped to its own
-    ends, which rounding would otherwise overshoot.
+    `points` any shape; `positions` and `heights` `(knots,)`, ascending. Points are clamped to their piece
+    before the division, which knots that almost tie would let overflow, and heights after it, which rounding would
+    let overshoot.
     """
     if positions.size == 1:
         return np.full(points.shape, heights[0])
     left = np.clip(np.searchsorted(positions, points, side="right") - 1, 0, positions.size - 2)
-    width = positions[left + 1] - positions[left]
-    share = np.clip((points - positions[left]) / width, 0.0, 1.0)
+    low, high = positions[left], positions[left + 1]
+    share = (np.clip(points, low, high) - low) / (high - low)
     rising = heights[left] + share * (heights[left + 1] - heights[left])
     return np.asarray(np.minimum(rising, heights[left + 1]), dtype=np.float64)
