@@ -1,6 +1,6 @@
 """Contrast: a bounded preference of a response for its own control. Ours, from ExMATE's idea.
 
-L = −ℓ(y | x, ζ) + λ · softplus(m − Δ) / n·̅,  Δ = log p(y | x, ζ) − log p(y | x, ζ′), sums over the response's tokens.
+L = −ℓ(y | x, ζ) + λ · softplus(m − Δ) / n̄,  Δ = log p(y | x, ζ) − log p(y | x, ζ′), sums over the response's tokens.
 
 softplus(−Δ) = −log σ(Δ) is minus the log-posterior of ζ against ζ′ given (x, y) under equal priors: the response must
 *identify* its control. Like ExMATE it lowers p(y | x, ζ′), but only relative to p(y | x, ζ): once Δ passes the
