@@ -17,11 +17,11 @@ from transformers import pipeline
 
 import machine
 from rheostat.chat import conversation_text, prompt_text
-from rheostat.config import load_config
 from rheostat.engines.transformers import build
 from rheostat.models import load_classifier, load_policy, quiet
 from rheostat.plugins import GenerationRequest, Judged, Sampling
 from rheostat.pocket import prompts as pocket_prompts
+from rheostat.recipe import load_config
 from rheostat.records import Message
 from rheostat.rewards.classifier import ClassifierReward
 

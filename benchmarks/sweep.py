@@ -21,11 +21,12 @@ import yaml
 
 from rheostat import metrics, plugins
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import RunConfig, load_config, validate
+from rheostat.config import RunConfig
 from rheostat.figures import grid_of
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.models import load_policy
 from rheostat.plugins import GenerationRequest, Judged, Sampling
+from rheostat.recipe import load_config, validate
 from rheostat.records import EvaluationRow, Example, Prompt
 from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers

@@ -23,9 +23,10 @@ from trl import SFTConfig, SFTTrainer
 
 import machine
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import RunConfig, load_config
+from rheostat.config import RunConfig
 from rheostat.models import load_policy, quiet
 from rheostat.pocket import prompts
+from rheostat.recipe import load_config
 from rheostat.records import Example, Message
 from rheostat.train import fine_tune
 

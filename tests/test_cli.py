@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import rheostat
 from rheostat import cli, pipeline, plugins, reference
+from rheostat.cli.console import print_line
 from rheostat.control import ControlFormat
 from rheostat.errors import DialError, InputError, PromptTooLong, StageMissing
 from rheostat.pipeline import RunOutcome
@@ -307,7 +308,7 @@ def test_missing_stage_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_config_prints_what_load_config_reads(tmp_path: Path) -> None:
-    from rheostat.config import load_config
+    from rheostat.recipe import load_config
 
     path = tmp_path / "again.yaml"
     path.write_text(invoke("config", "pocket", "--set", "seed=5").stdout, encoding="utf-8")
@@ -423,7 +424,7 @@ def test_answers_and_errors_break_between_words_at_a_terminal_only() -> None:
     terminal = Console(width=12, force_terminal=True, file=io.StringIO(), color_system=None)
     pipe = Console(width=12, force_terminal=False, file=io.StringIO())
     for console in (terminal, pipe):
-        cli._print(console, ("hint:", "bold"), " take the [wheel] off")
+        print_line(console, ("hint:", "bold"), " take the [wheel] off")
     assert terminal.file.getvalue() == "hint: take \nthe [wheel] \noff\n"  # type: ignore[attr-defined]
     assert pipe.file.getvalue() == "hint: take the [wheel] off\n"  # type: ignore[attr-defined]
 

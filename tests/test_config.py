@@ -8,17 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rheostat.config import (
-    RunConfig,
-    load_config,
-    objective_options,
-    packaged_recipes,
-    to_yaml,
-    validate,
-)
+from rheostat.config import RunConfig
 from rheostat.config_fields import describe_fields
 from rheostat.errors import ConfigError, InputError, RheostatError
 from rheostat.method_name import MethodName
+from rheostat.recipe import load_config, objective_options, packaged_recipes, to_yaml, validate
 
 MINIMAL: dict[str, Any] = {
     "model": "some/model",

@@ -46,6 +46,15 @@ def test_importing_rheostat_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_a_recipe_is_validated_with_loads_no_torch() -> None:
+    code = (
+        "import sys; from rheostat import plugins\n"
+        "for name in plugins.available('rewards'): plugins.load('rewards', name)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("kind", ["attributes", "rewards", "objectives", "methods", "engines"])
 def test_every_plugin_file_loads_and_has_its_entry(kind: plugins.Kind) -> None:
     entry = {"attributes": "ATTRIBUTE", "objectives": "loss"}.get(kind, "build")

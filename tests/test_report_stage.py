@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from rheostat import calibration
-from rheostat.config import RunConfig, to_yaml, validate
+from rheostat.config import RunConfig
 from rheostat.errors import StageMissing
 from rheostat.figures import figures
+from rheostat.recipe import to_yaml, validate
 from rheostat.records import EvaluationRow, Example, Message, Prompt, Record, Response, ScoredResponse
 from rheostat.report import gather, report
 from rheostat.rundir import RunDirectory

@@ -24,6 +24,7 @@ from rheostat.config import RewardConfig
 from rheostat.errors import RewardError
 from rheostat.models import Classifier, load_classifier
 from rheostat.plugins import Judged
+from rheostat.recipe import reward_options
 from rheostat.records import Message
 from rheostat.rewards.classifier import ClassifierReward, build
 
@@ -192,5 +193,5 @@ def test_a_score_that_is_not_a_number_is_an_error(reward_model: Classifier) -> N
 
 def test_a_block_builds_the_reward() -> None:
     spec = RewardConfig(model="pocket:reward-safety")
-    reward = build(spec, attribute="safety", dtype="float32", device="cpu", batch_tokens=1000)
+    reward = build(spec, reward_options(spec), attribute="safety", dtype="float32", device="cpu", batch_tokens=1000)
     assert len(reward.score(items())) == len(items())

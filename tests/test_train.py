@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from rheostat import plugins
-from rheostat.config import RunConfig, load_config
+from rheostat.config import RunConfig
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs, sum_logprobs
 from rheostat.models import Policy, load_policy
 from rheostat.objectives import exmate
 from rheostat.optimisers import hidden_matrices, muon_with_adamw
 from rheostat.plugins import Loss, ObjectiveInputs
+from rheostat.recipe import load_config
 from rheostat.records import Example, Message
 from rheostat.train import ExampleBatches, ObjectiveTrainer, fine_tune, objective_inputs
 from rheostat.training_plan import plan_batches

@@ -1,35 +1,21 @@
-"""The recipe: one frozen model a stage; loaded, overridden and validated whole.
+"""What a recipe may say: one frozen model a stage, every field documented once, beside itself.
 
-Every field is documented once, here, beside itself. Unknown keys are refused with the nearest name, and all
-problems are reported together, before any model loads.
+How a recipe is read, overridden and refused: `recipe.py`.
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rheostat import plugins, yaml_text
-from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
+from rheostat import plugins
 from rheostat.control import LEVELS, ControlFormat, level_text
-from rheostat.errors import ConfigError, InputError, did_you_mean
+from rheostat.errors import did_you_mean
 from rheostat.method_name import MethodName, Variant
-from rheostat.yaml_text import shown
 
-RECIPES = Path(__file__).parent / "recipes"
 Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
 
@@ -62,7 +48,9 @@ class PromptsConfig(_Block):
 
 
 class RewardConfig(_Block):
-    """Who scores one attribute."""
+    """Who scores one attribute; besides these keys, the options of its kind (docs/rewards.md)."""
+
+    model_config = ConfigDict(extra="allow")
 
     kind: str = Field("classifier", description="a file in rewards/")
     model: str | None = Field(None, description="a Hugging Face directory or id, or `pocket:NAME`")
@@ -79,11 +67,10 @@ class RewardConfig(_Block):
     def _exists(cls, kind: str) -> str:
         return _known("rewards", kind)
 
-    @model_validator(mode="after")
-    def _has_model(self) -> "RewardConfig":
-        if self.kind == "classifier" and not self.model:
-            raise ValueError(f"got the model {self.model!r}, a classifier needs one (model: PATH)")
-        return self
+    @property
+    def given_options(self) -> dict[str, Any]:
+        """The options of its kind, as the recipe gives them."""
+        return dict(self.model_extra or {})
 
 
 class GenerateConfig(_Block):
@@ -225,7 +212,7 @@ class RunConfig(_Block):
     )
     levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
     seed: Seed = Field(0, description="of every draw of the run")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of all models' weights")
+    dtype: Dtype = Field("float32", description="of all models' weights")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
     generate: GenerateConfig = GenerateConfig()
@@ -241,12 +228,12 @@ class RunConfig(_Block):
     @field_validator("rewards", mode="before")
     @classmethod
     def _reward_shorthand(cls, value: Any) -> Any:
-        return _expand(value)
+        return expand_rewards(value)
 
     @field_validator("judges", mode="before")
     @classmethod
     def _judge_shorthand(cls, value: Any) -> Any:
-        return {name: _expand(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+        return {name: expand_rewards(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
     @field_validator("rewards")
     @classmethod
@@ -297,109 +284,8 @@ class RunConfig(_Block):
         return tuple(MethodName.parse(name) for name in self.methods)
 
 
-def packaged_recipes() -> list[str]:
-    """The names of the recipes inside the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) -> RunConfig:
-    """The recipe at a path, or a packaged one by name, with `key.path=value` overrides (values in YAML).
-
-    Relative paths in it stay relative to the working directory. Raises `ConfigError` with every problem.
-    """
-    path = Path(source)
-    if not path.suffix and str(source) in packaged_recipes():
-        path = RECIPES / f"{source}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the recipe {str(source)!r}: {error}",
-            hint=f"give a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}",
-        ) from error
-    try:
-        values = yaml_text.parse(text)
-    except ValueError as error:
-        raise ConfigError(
-            [f"{path.name}: {error}"], hint="a recipe is YAML, four levels deep at most"
-        ) from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            [f"{path.name} holds {type(values).__name__}, allowed is a mapping"],
-            hint="see docs/configuration.md",
-        )
-    problems = [problem for override in overrides if (problem := _override(values, override))]
-    return validate(values, problems)
-
-
-def validate(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConfig:
-    """`values` as a `RunConfig`, or `ConfigError` with all problems, those given included."""
-    found = list(problems)
-    config: RunConfig | None = None
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        found += [_describe(detail) for detail in error.errors()]
-    if config is not None:
-        found += list(_objective_problems(config))
-    if found or config is None:
-        raise ConfigError(found, hint="`rheostat config` prints every key with its meaning and default")
-    return config
-
-
-def objective_options(config: TrainConfig, objective: str) -> Any:
-    """The options of an objective: its own `OPTIONS` with what the recipe sets."""
-    options = plugins.load("objectives", objective).OPTIONS
-    return TypeAdapter(options).validate_python(config.objectives.get(objective, {}))
-
-
-def _objective_problems(config: RunConfig) -> Iterator[str]:
-    for name, given in config.train.objectives.items():
-        where, options = f"train.objectives.{name}", plugins.load("objectives", name).OPTIONS
-        known = [field.name for field in dataclasses.fields(options)]
-        unknown = [f"{where}.{key}: unknown key{did_you_mean(key, known)}" for key in given if key not in known]
-        if unknown:
-            yield from (f"{problem}; allowed are {', '.join(known) or 'none'}" for problem in unknown)
-            continue
-        try:
-            TypeAdapter(options).validate_python(given)
-        except ValidationError as error:
-            for detail in error.errors():
-                message = plain_words(detail["msg"])
-                at = ".".join([where, *map(str, detail["loc"])])
-                got = (
-                    ""
-                    if message.startswith("got ") or f"got {detail['input']!r}" in message
-                    else f"got {shown(detail['input'])}; "
-                )
-                yield f"{at}: {got}{message[0].lower()}{message[1:]}"
-
-
-def _override(values: dict[str, Any], override: str) -> str | None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        return f"--set: got {override!r}, allowed is key.path=value"
-    try:
-        value = yaml_text.parse(text)
-    except ValueError as error:
-        return f"--set {key}: got {shown(text)}; {error}"
-    *parents, last = key.strip().split(".")
-    node = values
-    for position, parent in enumerate(parents):
-        child = node.get(parent)
-        if isinstance(child, str) and parent in ("prompts",):
-            child = {"train": child}
-        if child is None:
-            child = {}
-        if not isinstance(child, dict):
-            return f"--set {key}: {'.'.join(parents[: position + 1])} is {shown(child)}, not a block"
-        node[parent] = child = dict(child)
-        node = child
-    node[last] = value
-    return None
-
-
-def _expand(rewards: Any) -> Any:
+def expand_rewards(rewards: Any) -> Any:
+    """Rewards as blocks: a text alone is a classifier's model."""
     if not isinstance(rewards, Mapping):
         return rewards
     return {name: {"model": value} if isinstance(value, str) else value for name, value in rewards.items()}
@@ -410,24 +296,3 @@ def _known(kind: plugins.Kind, name: str) -> str:
     if name not in names:
         raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{did_you_mean(name, names)}")
     return name
-
-
-def _describe(detail: Any) -> str:
-    location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
-    where = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        block = block_at(RunConfig, location[:-1])
-        names = sorted(block.model_fields) if block else []
-        return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
-    if detail["type"] == "missing":
-        return f"{where}: missing, and it has no default"
-    message = plain_words(detail["msg"])
-    if message.startswith("got ") or not where:
-        return f"{where}: {message}" if where else message
-    return f"{where}: got {shown(detail['input'])}; {message[0].lower()}{message[1:]}"
-
-
-def to_yaml(config: RunConfig) -> str:
-    """The resolved recipe as YAML; `load_config` of it gives an equal `RunConfig`."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text

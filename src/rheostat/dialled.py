@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rheostat import plugins
-from rheostat.config import load_config
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
 from rheostat.models import load_policy, resolve
 from rheostat.plugins import Engine, GenerationRequest, Sampling
+from rheostat.recipe import load_config
 from rheostat.records import Attribute, Message, Role
 from rheostat.rundir import RunDirectory
 from rheostat.train import stage_name

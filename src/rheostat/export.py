@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from rheostat.config import RunConfig, load_config
+from rheostat.config import Dtype, RunConfig
 from rheostat.control_template import dialled_template
 from rheostat.dialled import CARD, tuned_model
 from rheostat.errors import StorageError
 from rheostat.figures import evaluations_of, figures
-from rheostat.models import Dtype, load_policy, quiet
+from rheostat.models import load_policy, quiet
+from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
 from rheostat.storage import require_object, storage_errors, write_json, write_text

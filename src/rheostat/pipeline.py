@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rheostat import preflight
 from rheostat.collect import collect
-from rheostat.config import RunConfig, load_config, to_yaml
+from rheostat.config import RunConfig
 from rheostat.distil import distil
 from rheostat.evaluate import Evaluator
 from rheostat.figures import evaluations_of, figures
@@ -15,6 +15,7 @@ from rheostat.generate import generate
 from rheostat.method_name import TrainingData
 from rheostat.models import pick_device
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.recipe import load_config, to_yaml
 from rheostat.report import report
 from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers, score

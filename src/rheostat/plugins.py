@@ -3,7 +3,7 @@
 | kind         | the file defines                                     | protocol       |
 |--------------|------------------------------------------------------|----------------|
 | `attributes` | `ATTRIBUTE: Attribute`                               | `Attribute`    |
-| `rewards`    | `build(spec, *, attribute, ...) -> Reward`           | `Reward`       |
+| `rewards`    | `OPTIONS`, `NEEDS_MODEL`, `build(spec, options, ...)`  | `RewardKind`   |
 | `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
 | `methods`    | `build(context) -> Method`                           | `Method`       |
 | `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
@@ -22,6 +22,8 @@ from rheostat.records import Attribute, Control, Finish, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rheostat.config import Dtype, RewardConfig
 
 Kind = Literal["attributes", "rewards", "objectives", "methods", "engines"]
 Progress = Callable[[int], None]
@@ -82,6 +84,30 @@ class Reward(Protocol):
 
     def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[float]:
         """One finite raw score an item, in the reward's own units, in order."""
+        ...
+
+
+class RewardKind(Protocol):
+    """A reward's file, seen as an object.
+
+    A recipe is validated with it, so it imports nothing heavy (torch, a client) outside `build`. `OPTIONS` is a
+    frozen dataclass that refuses bad values: the keys of the recipe's block beside kind, model, sign and calibration.
+    """
+
+    OPTIONS: type[Any]
+    NEEDS_MODEL: bool
+
+    def build(
+        self,
+        spec: "RewardConfig",
+        options: Any,
+        *,
+        attribute: str,
+        dtype: "Dtype",
+        device: str,
+        batch_tokens: int,
+    ) -> Reward:
+        """The reward of a recipe's block; a model's batches are bounded by `batch_tokens`."""
         ...
 
 

@@ -7,6 +7,7 @@ from rheostat import plugins
 from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig, RunConfig
 from rheostat.plugins import Judged, Progress, Reward
+from rheostat.recipe import reward_options
 
 OWN = "reward"
 """The name of the run's own scorer, beside the judges' names."""
@@ -17,6 +18,7 @@ def load_rewards(specs: Mapping[str, RewardConfig], config: RunConfig) -> dict[s
     return {
         attribute: plugins.load("rewards", spec.kind).build(
             spec,
+            reward_options(spec),
             attribute=attribute,
             dtype=config.dtype,
             device=config.device,

@@ -24,7 +24,7 @@ from transformers import (
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import RunConfig, TrainConfig, objective_options
+from rheostat.config import RunConfig, TrainConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.method_name import TrainingData
@@ -32,6 +32,7 @@ from rheostat.models import Policy, identity, load_policy, quiet, without_peft_d
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.recipe import objective_options
 from rheostat.records import Control, Example
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import PlannedBatch, plan_batches, with_forged_controls

@@ -8,23 +8,46 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rheostat.chat import conversation_text, defuse
-from rheostat.config import RewardConfig
+from rheostat.config import Dtype, RewardConfig
 from rheostat.errors import RewardError
-from rheostat.models import Classifier, Dtype, load_classifier
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Message
-from rheostat.rewards._logits import Row, logits
+
+if TYPE_CHECKING:
+    from rheostat.models import Classifier
+    from rheostat.rewards._logits import Row
+
+NEEDS_MODEL = True
 
 logger = logging.getLogger(__name__)
 
 
-def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
+@dataclass(frozen=True, slots=True)
+class ClassifierOptions:
+    """None yet."""
+
+
+OPTIONS = ClassifierOptions
+
+
+def build(
+    spec: RewardConfig,
+    options: ClassifierOptions,
+    *,
+    attribute: str,
+    dtype: Dtype,
+    device: str,
+    batch_tokens: int,
+) -> Reward:
     """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`.
 
     It is the same for every attribute: what it measures is in its weights.
     """
+    from rheostat.models import load_classifier
+
     assert spec.model is not None, spec  # the recipe refuses a classifier without a model
     return ClassifierReward(load_classifier(spec.model, dtype=dtype, device=device), batch_tokens)
 
@@ -33,7 +56,7 @@ def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batc
 class ClassifierReward:
     """Scores with a classifier; equal inputs are scored once."""
 
-    classifier: Classifier
+    classifier: "Classifier"
     batch_tokens: int
     _has_warned: bool = field(default=False, init=False)
 
@@ -42,6 +65,8 @@ class ClassifierReward:
 
         Raises `RewardError` where a score is not finite.
         """
+        from rheostat.rewards._logits import logits
+
         copies: dict[tuple[tuple[Message, ...], str], list[int]] = {}
         for index, item in enumerate(items):
             copies.setdefault((item.messages, item.response), []).append(index)
@@ -63,7 +88,7 @@ class ClassifierReward:
                 progress(sum(len(places[number]) for number in batch.numbers))
         return scores
 
-    def _encode(self, items: Sequence[Judged]) -> list[Row]:
+    def _encode(self, items: Sequence[Judged]) -> "list[Row]":
         if not items:
             return []
         tokenizer, context = self.classifier.tokenizer, self.classifier.context
@@ -94,7 +119,7 @@ class ClassifierReward:
             )
         return rows
 
-    def _fitting_pair(self, prompt: str, response: str) -> Row:
+    def _fitting_pair(self, prompt: str, response: str) -> "Row":
         """The pair, its prompt cut from the left, then its response from the right, to fit the context."""
         tokenizer, context = self.classifier.tokenizer, self.classifier.context
         while True:
@@ -118,7 +143,7 @@ class ClassifierReward:
         )
 
 
-def _rows(encoding: dict[str, list[list[int]]]) -> list[Row]:
+def _rows(encoding: dict[str, list[list[int]]]) -> "list[Row]":
     names = list(encoding)
     return [dict(zip(names, values, strict=True)) for values in zip(*encoding.values(), strict=True)]
 

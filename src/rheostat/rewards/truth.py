@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rheostat import pocket
-from rheostat.config import RewardConfig
+from rheostat.config import Dtype, RewardConfig
 from rheostat.errors import RewardError
-from rheostat.models import Dtype
 from rheostat.plugins import Judged, Progress, Reward
 
+NEEDS_MODEL = False
 
-def build(spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int) -> Reward:
+
+@dataclass(frozen=True, slots=True)
+class TruthOptions:
+    """None."""
+
+
+OPTIONS = TruthOptions
+
+
+def build(
+    spec: RewardConfig, options: TruthOptions, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int
+) -> Reward:
     """The truth about `attribute`; raises `RewardError` where the pocket world knows none."""
     if attribute not in ("helpfulness", "safety"):
         raise RewardError(

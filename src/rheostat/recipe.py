@@ -1,0 +1,181 @@
+"""A recipe is read, overridden and validated whole.
+
+Unknown keys are refused with the nearest name, and all problems are reported together, before any model loads.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rheostat import plugins, yaml_text
+from rheostat.config import RewardConfig, RunConfig, TrainConfig, expand_rewards
+from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
+from rheostat.errors import ConfigError, InputError, did_you_mean
+from rheostat.yaml_text import shown
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def packaged_recipes() -> list[str]:
+    """The names of the recipes inside the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(source: str | Path = "pocket", overrides: Sequence[str] = ()) -> RunConfig:
+    """The recipe at a path, or a packaged one by name, with `key.path=value` overrides (values in YAML).
+
+    Relative paths in it stay relative to the working directory. Raises `ConfigError` with every problem.
+    """
+    path = Path(source)
+    if not path.suffix and str(source) in packaged_recipes():
+        path = RECIPES / f"{source}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the recipe {str(source)!r}: {error}",
+            hint=f"give a YAML file, or a packaged recipe: {', '.join(packaged_recipes())}",
+        ) from error
+    try:
+        values = yaml_text.parse(text)
+    except ValueError as error:
+        raise ConfigError(
+            [f"{path.name}: {error}"], hint="a recipe is YAML, four levels deep at most"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            [f"{path.name} holds {type(values).__name__}, allowed is a mapping"],
+            hint="see docs/configuration.md",
+        )
+    problems = [problem for override in overrides if (problem := _override(values, override))]
+    return validate(values, problems)
+
+
+def validate(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConfig:
+    """`values` as a `RunConfig`, or `ConfigError` with all problems, those given included."""
+    found = list(problems)
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        found += [_describe(detail) for detail in error.errors()]
+    found += _plugin_problems(values)
+    if found or config is None:
+        raise ConfigError(found, hint="`rheostat config` prints every key with its meaning and default")
+    return config
+
+
+def objective_options(config: TrainConfig, objective: str) -> Any:
+    """The options of an objective: its own `OPTIONS` with what the recipe sets."""
+    options = plugins.load("objectives", objective).OPTIONS
+    return TypeAdapter(options).validate_python(config.objectives.get(objective, {}))
+
+
+def reward_options(spec: RewardConfig) -> Any:
+    """The options of a reward: its kind's own `OPTIONS` with what the recipe sets."""
+    options = plugins.load("rewards", spec.kind).OPTIONS
+    return TypeAdapter(options).validate_python(spec.given_options)
+
+
+def option_problems(
+    where: str, options: type[Any], given: Mapping[str, Any], besides: Sequence[str] = ()
+) -> Iterator[str]:
+    """What is wrong with a plug-in's options, given at `where`; `besides` are keys allowed beside them."""
+    known = [field.name for field in dataclasses.fields(options)]
+    allowed = [*besides, *known]
+    unknown = [f"{where}.{key}: unknown key{did_you_mean(key, allowed)}" for key in given if key not in known]
+    if unknown:
+        yield from (f"{problem}; allowed are {', '.join(allowed) or 'none'}" for problem in unknown)
+        return
+    try:
+        TypeAdapter(options).validate_python(given)
+    except ValidationError as error:
+        for detail in error.errors():
+            message = plain_words(detail["msg"])
+            at = ".".join([where, *map(str, detail["loc"])])
+            got = (
+                ""
+                if message.startswith("got ") or f"got {detail['input']!r}" in message
+                else f"got {shown(detail['input'])}; "
+            )
+            yield f"{at}: {got}{message[0].lower()}{message[1:]}"
+
+
+def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the options of objectives and rewards, whatever else is wrong with the recipe."""
+    train = values.get("train")
+    objectives = train.get("objectives") if isinstance(train, Mapping) else None
+    for name, given in objectives.items() if isinstance(objectives, Mapping) else ():
+        if name in plugins.available("objectives") and isinstance(given, Mapping):
+            options = plugins.load("objectives", name).OPTIONS
+            yield from option_problems(f"train.objectives.{name}", options, given)
+    judges = values.get("judges")
+    parties = {"rewards": values.get("rewards")}
+    if isinstance(judges, Mapping):
+        parties |= {f"judges.{name}": rewards for name, rewards in judges.items()}
+    for where, rewards in parties.items():
+        expanded = expand_rewards(rewards)
+        for name, block in expanded.items() if isinstance(expanded, Mapping) else ():
+            yield from reward_problems(f"{where}.{name}", block)
+
+
+def reward_problems(where: str, block: Any) -> Iterator[str]:
+    """What is wrong with the options of one reward's block at `where`, beside what `RewardConfig` itself refuses."""
+    try:
+        spec = RewardConfig.model_validate(block)
+    except ValidationError:
+        return
+    kind = plugins.load("rewards", spec.kind)
+    unknown = list(option_problems(where, kind.OPTIONS, spec.given_options, sorted(RewardConfig.model_fields)))
+    yield from unknown
+    if kind.NEEDS_MODEL and not spec.model and not unknown:
+        yield f"{where}: got the model {spec.model!r}, a {spec.kind} needs one (model: PATH)"
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set: got {override!r}, allowed is key.path=value"
+    try:
+        value = yaml_text.parse(text)
+    except ValueError as error:
+        return f"--set {key}: got {shown(text)}; {error}"
+    *parents, last = key.strip().split(".")
+    node = values
+    for position, parent in enumerate(parents):
+        child = node.get(parent)
+        if isinstance(child, str) and parent in ("prompts",):
+            child = {"train": child}
+        if child is None:
+            child = {}
+        if not isinstance(child, dict):
+            return f"--set {key}: {'.'.join(parents[: position + 1])} is {shown(child)}, not a block"
+        node[parent] = child = dict(child)
+        node = child
+    node[last] = value
+    return None
+
+
+def _describe(detail: Any) -> str:
+    location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
+    where = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        block = block_at(RunConfig, location[:-1])
+        names = sorted(block.model_fields) if block else []
+        return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
+    if detail["type"] == "missing":
+        return f"{where}: missing, and it has no default"
+    message = plain_words(detail["msg"])
+    if message.startswith("got ") or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where}: got {shown(detail['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved recipe as YAML; `load_config` of it gives an equal `RunConfig`."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
