@@ -38,7 +38,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
     if stage.done:
         return stage
     with progress.task("read prompts", None, unit="prompts") as advance:
-        splits, skipped, repeated = _read(options)
+        splits, skipped, repeated = read_splits(options)
         policy = load_policy(config.model, dtype=config.dtype, device=config.device)
         summary: dict[str, object] = {"skipped_lines": skipped, "repeated": repeated}
         too_long: dict[str, int] = {}
@@ -60,7 +60,8 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
     return stage
 
 
-def _read(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
+def read_splits(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
+    """The prompts of each split, the number of broken lines left out, and that of duplicates; no model is loaded."""
     def read(sources: str | list[str], split: str, limit: int | None) -> PromptSet:
         listed = [sources] if isinstance(sources, str) else sources
         return read_prompts(listed, split=split, limit=limit, strict=options.strict, mix=options.mix)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rheostat.config import Dtype
 from rheostat.errors import ModelError
+from rheostat.footprint import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -165,6 +166,27 @@ def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto
         loaded.config.pad_token_id = tokenizer.pad_token_id
     loaded = loaded.to(where).eval()
     return Classifier(loaded, tokenizer, model, context_length(loaded, tokenizer))
+
+
+def read_shape(model: str) -> ModelShape:
+    """A decoder's size, off its config.json: no weight is read. `ModelError` where there is no such model."""
+    where, is_local = locate(model)
+    try:
+        config = _from_disk_first(AutoConfig.from_pretrained, where, is_local)
+        with torch.device("meta"), quiet():
+            empty = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{model}: cannot read its config: {_first_line(error)}", hint=_HINT_FOLDER) from error
+    text = config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    return ModelShape(
+        parameters=sum(each.numel() for each in empty.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+    )
 
 
 def context_length(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:

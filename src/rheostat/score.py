@@ -55,7 +55,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
             ]
 
         stage.map(
-            pool if party == OWN else pool[:: max(1, len(pool) // _JUDGED)],
+            pool if party == OWN else pool[:: judged_stride(len(pool))],
             work,
             key=lambda each: f"{each.prompt_id}/{each.sample}",
             row_type=ScoredResponse,
@@ -103,6 +103,11 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     )
     run.record_timing("score", time.perf_counter() - started, responses=len(raw))
     return stage
+
+
+def judged_stride(responses: int) -> int:
+    """Of how many responses of the pool a judge reads one."""
+    return max(1, responses // _JUDGED)
 
 
 def load_scorers(run: RunDirectory, config: RunConfig, names: Sequence[str]) -> dict[str, CalibratedScorer]:

@@ -83,7 +83,7 @@ def train(
         objective=objective,
         config=config,
         checkpoints=checkpoints,
-        label=f"train {objective}" + ("" if data == TrainingData(variant=options.variant) else f"+{data}"),
+        label=task_label(objective, data, config),
         progress=progress,
     )
     _save(policy, stage.path / "model")
@@ -98,6 +98,12 @@ def train(
 def stage_name(objective: str, data: TrainingData) -> str:
     """The name of the stage that trains a model."""
     return f"train/{objective}-{data}"
+
+
+def task_label(objective: str, data: TrainingData, config: RunConfig) -> str:
+    """What the progress of a training is shown under."""
+    is_usual = data == TrainingData(variant=config.train.variant)
+    return f"train {objective}" + ("" if is_usual else f"+{data}")
 
 
 def trained(config: RunConfig) -> list[tuple[str, TrainingData]]:

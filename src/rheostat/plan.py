@@ -1,0 +1,248 @@
+"""What a run will take, before anything is spent: tokens, seconds, memory, disk.
+
+Either measured, by a rehearsal on this machine (`rehearsal.py`) scaled to the whole run; or reckoned, for a machine
+that is not here, from the model's shape, the rate of its matrix products, and the shares of that rate that our own
+benchmarks reach. Reckoned tokens are upper bounds: every response as long as it may be.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rheostat.collect import read_splits
+from rheostat.config import RunConfig
+from rheostat.evaluate import EVALUATIONS, scorers_of
+from rheostat.footprint import ModelShape, Training
+from rheostat.method_name import MethodName
+from rheostat.models import read_shape
+from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
+from rheostat.score import judged_stride
+from rheostat.train import stage_name, task_label, trained
+
+UTILISATION = {"generate": 0.20, "score": 0.64, "train": 0.57}
+"""Shares of the rate of matrix products that the hot paths reached on two CPU cores (benchmarks/results/)."""
+
+_PROMPT_TOKENS = 128
+_DISK_BYTES_A_TOKEN = 2.0
+_REPORT_SECONDS = 10.0
+_CHECKPOINT_COPIES = 3
+"""Weights and AdamW's two moments."""
+
+Kind = Literal["measured", "reckoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the run: what it does, tokens that it generates or trains on (0: not counted), seconds."""
+
+    name: str
+    work: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts of a run, its other seconds (loading), and bytes of memory and disk at the most."""
+
+    kind: Kind
+    steps: tuple[Step, ...]
+    other_seconds: float
+    memory: int
+    disk: int
+
+    @property
+    def seconds(self) -> float:
+        """All seconds."""
+        return sum(step.seconds for step in self.steps) + self.other_seconds
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(step.tokens for step in self.steps)
+
+
+def prompt_counts(config: RunConfig) -> dict[str, int]:
+    """How many prompts each split has. Raises `PromptFileError`, `InputError`."""
+    splits, _, _ = read_splits(config.prompts)
+    return {name: len(prompts) for name, prompts in splits.items()}
+
+
+def measured_plan(
+    config: RunConfig, size: Miniature | None = None, *, progress: ProgressDisplay = null_progress
+) -> Plan:
+    """Rehearse the recipe here and scale what it took; raises whatever would stop the run."""
+    counts = prompt_counts(config)
+    return scaled(config, counts, rehearse(config, size or Miniature(), progress=progress))
+
+
+def scaled(config: RunConfig, counts: Mapping[str, int], found: Rehearsed) -> Plan:
+    """A rehearsal's figures at the size of the whole run, whose splits have `counts` prompts."""
+    scale = _Scale(config, counts, found)
+    steps = [scale.step(task) for task in found.tasks]
+    inside = sum(task.seconds for task in found.tasks)
+    return Plan(
+        "measured",
+        tuple(steps),
+        other_seconds=max(0.0, found.seconds - inside),
+        memory=found.peak_memory + _larger_flight(config, counts, found),
+        disk=scale.disk(),
+    )
+
+
+class _Scale:
+    """How much larger each part of the run is than it was in the rehearsal."""
+
+    def __init__(self, config: RunConfig, counts: Mapping[str, int], found: Rehearsed) -> None:
+        self._config = config
+        self._found = found
+        small: dict[str, int] = {name: int(found.summaries["prompts"][name]) for name in counts}
+        self._prompts = {name: counts[name] / small[name] for name in counts if small[name]}
+        self._stages = {
+            task_label(objective, data, config): stage_name(objective, data) for objective, data in trained(config)
+        }
+
+    def step(self, task: Task) -> Step:
+        """A task of the rehearsal as it will be in the run."""
+        ratio = self._ratio(task)
+        total = round(task.total * ratio)
+        fixed = task.unit in ("page",)
+        seconds = task.seconds if fixed else task.seconds_each * total
+        if task.unit == "steps":
+            seconds += max(0.0, task.seconds - task.seconds_each * task.total)
+        return Step(task.label, f"{total:,} {task.unit}", round(self._tokens(task) * ratio), seconds)
+
+    def disk(self) -> int:
+        """Bytes at the most: the shards by number of prompts, models as they are, one checkpoint beside them."""
+        written = self._found.bytes_written
+        sizes = {
+            "prompts": self._prompts["train"],
+            "generate": self._prompts["train"],
+            "score": self._prompts["train"],
+            "distil": self._prompts["train"],
+            "evaluate": self._prompts["optimization"],
+        }
+        models = len(self._stages)
+        checkpoint = written.get("train", 0) / models * _CHECKPOINT_COPIES if models else 0
+        return round(sum(size * sizes.get(name, 1.0) for name, size in written.items()) + checkpoint)
+
+    def _ratio(self, task: Task) -> float:
+        if task.unit == "page":
+            return 1.0
+        if task.unit == "steps":
+            return self._training(self._stages[task.label])
+        if task.label.startswith("calibrate "):
+            small = int(self._found.summaries["generate"]["responses"])
+            pool = round(small * self._prompts["train"])
+            return math.ceil(pool / judged_stride(pool)) / math.ceil(small / judged_stride(small))
+        for evaluation in EVALUATIONS:
+            if task.label.startswith(f"{evaluation} ") and evaluation in self._prompts:
+                return self._prompts[evaluation]
+        return self._prompts["train"]
+
+    def _training(self, stage: str) -> float:
+        """Steps of the whole training over those of the rehearsal."""
+        options, made = self._config.train, int(self._found.summaries[stage]["steps"])
+        if options.steps is not None:
+            return options.steps / made
+        examples = int(self._found.summaries[stage]["examples"]) * self._prompts["train"]
+        return max(1.0, examples * options.epochs / options.batch_size / made)
+
+    def _tokens(self, task: Task) -> float:
+        summaries = self._found.summaries
+        if task.label == "generate":
+            return float(summaries["generate"]["tokens"])
+        if task.unit == "steps":
+            return float(summaries[self._stages[task.label]]["tokens"])
+        evaluation, _, method = task.label.partition(" ")
+        generated = float(summaries.get(f"evaluate/{evaluation}/{method}", {}).get("generated_tokens", 0))
+        is_shared = method == "reranking"  # a prompt's candidates serve all its controls
+        return generated / len(self._config.control_format.grid()) if is_shared else generated
+
+
+def _larger_flight(config: RunConfig, counts: Mapping[str, int], found: Rehearsed) -> int:
+    """Bytes by which the cache of a full shard's rows exceeds that of the rehearsal's."""
+    shape = read_shape(config.model)
+    longest = config.generate.max_tokens + _PROMPT_TOKENS
+
+    def flight(prompts: int) -> int:
+        rows = min(prompts, config.generate.shard_prompts) * config.generate.samples
+        tokens = min(config.batch_tokens, rows * longest)
+        return shape.generating(config.dtype, rows=tokens // longest, tokens=tokens)
+
+    return max(0, flight(counts["train"]) - flight(int(found.summaries["prompts"]["train"])))
+
+
+def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
+    """From shapes alone, for a device whose matrix products run at `rate` FLOP/s; nothing is loaded but config.json."""
+    counts = prompt_counts(config)
+    shape = read_shape(config.model)
+    steps = tuple(_reckoned(config, counts, shape, rate))
+    longest = _PROMPT_TOKENS + config.generate.max_tokens
+    rows = max(1, config.batch_tokens // longest)
+    how: Training = "full" if config.train.lora is None else "lora"
+    batch = config.train.batch_size
+    memory = max(
+        shape.generating(config.dtype, rows=rows, tokens=config.batch_tokens),
+        shape.training(
+            config.dtype, how, tokens=batch * longest, response_tokens=batch * config.generate.max_tokens
+        ),
+    )
+    generated = sum(step.tokens for step in steps if not step.name.startswith("train"))
+    weights = shape.weights(config.dtype)
+    disk = generated * _DISK_BYTES_A_TOKEN + weights * (len(trained(config)) + _CHECKPOINT_COPIES)
+    return Plan("reckoned", steps, 0.0, memory, round(disk))
+
+
+def _reckoned(
+    config: RunConfig, counts: Mapping[str, int], shape: ModelShape, rate: float
+) -> Iterator[Step]:
+    def seconds(operations: float, path: str) -> float:
+        return operations / (rate * UTILISATION[path])
+
+    def generated(responses: int, longest: int) -> float:
+        return seconds(shape.forward_operations(responses * (longest + _PROMPT_TOKENS)), "generate")
+
+    def scored(responses: int, longest: int, models: int) -> float:
+        tokens = models * responses * (longest + _PROMPT_TOKENS)
+        return seconds(shape.forward_operations(tokens), "score")
+
+    longest = config.generate.max_tokens
+    responses = counts["train"] * config.generate.samples
+    yield Step("generate", f"{responses:,} responses", responses * longest, generated(responses, longest))
+    yield Step("score", f"{responses:,} responses", 0, scored(responses, longest, len(config.rewards)))
+    yield from _reckoned_training(config, counts, shape, rate)
+    longest = config.evaluate.max_tokens
+    cells = len(config.control_format.grid())
+    for evaluation in EVALUATIONS:
+        scorers = len(scorers_of(evaluation, config)) * len(config.rewards)
+        for name in config.method_names if counts[evaluation] else ():
+            asked = counts[evaluation] * _candidates(name, config, cells)
+            spent = generated(asked, longest) + scored(asked, longest, scorers + 1)
+            yield Step(f"{evaluation} {name.name}", f"{counts[evaluation]:,} prompts", asked * longest, spent)
+
+
+def _reckoned_training(
+    config: RunConfig, counts: Mapping[str, int], shape: ModelShape, rate: float
+) -> Iterator[Step]:
+    options, distil = config.train, config.distil
+    dials = len(config.rewards)
+    kept = min(config.generate.samples, 2**dials * distil.per_corner + 2 * dials * distil.per_extreme)
+    steps = options.steps or round(counts["train"] * kept * options.epochs / options.batch_size)
+    tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
+    how: Training = "full" if options.lora is None else "lora"
+    for objective, data in trained(config):
+        passes = 1 if objective == "clm" else 1 + options.counterfactual.fraction
+        operations = shape.training_operations(tokens * passes, how)
+        spent = operations / (rate * UTILISATION["train"])
+        yield Step(task_label(objective, data, config), f"{steps:,} steps", tokens, spent)
+
+
+def _candidates(name: MethodName, config: RunConfig, cells: int) -> int:
+    """Responses that are generated for a prompt's whole grid."""
+    samples = config.evaluate.rerank_samples
+    if name.reranking:
+        return samples * cells
+    return samples if name.method == "reranking" else cells
