@@ -55,7 +55,7 @@ def test_what_a_recipe_is_validated_with_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["attributes", "rewards", "objectives", "methods", "engines"])
+@pytest.mark.parametrize("kind", ["attributes", "rewards", "objectives", "methods", "engines", "executors"])
 def test_every_plugin_file_loads_and_has_its_entry(kind: plugins.Kind) -> None:
     entry = {"attributes": "ATTRIBUTE", "objectives": "loss"}.get(kind, "build")
     names = plugins.available(kind)

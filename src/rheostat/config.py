@@ -194,6 +194,24 @@ class EvaluateConfig(_Block):
     )
 
 
+class ExecutorConfig(_Block):
+    """Where shards are computed; besides `kind`, the options of its kind (docs/scale.md). No result depends on it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = Field("local", description="a file in executors/")
+
+    @field_validator("kind")
+    @classmethod
+    def _exists(cls, kind: str) -> str:
+        return _known("executors", kind)
+
+    @property
+    def given_options(self) -> dict[str, Any]:
+        """The options of its kind, as the recipe gives them."""
+        return dict(self.model_extra or {})
+
+
 class RunConfig(_Block):
     """A whole run."""
 
@@ -215,6 +233,10 @@ class RunConfig(_Block):
     dtype: Dtype = Field("float32", description="of all models' weights")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
+    executor: ExecutorConfig = Field(
+        ExecutorConfig(),
+        description="where generation, scoring and evaluation run: `local`, or `ray`, a cluster (docs/scale.md)",
+    )
     generate: GenerateConfig = GenerateConfig()
     distil: DistilConfig = DistilConfig()
     train: TrainConfig = TrainConfig()
@@ -224,6 +246,11 @@ class RunConfig(_Block):
     @classmethod
     def _prompts_shorthand(cls, value: Any) -> Any:
         return {"train": value} if isinstance(value, str) else value
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _executor_shorthand(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("rewards", mode="before")
     @classmethod

@@ -5,33 +5,22 @@ rewards that labelled the data; the *generalization evaluation* other prompts, s
 """
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from rheostat import plugins
-from rheostat.chat import encode_prompt, encode_response
+from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
-from rheostat.control import ControlFormat
-from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.method_name import MethodName
-from rheostat.models import Policy, identity, load_policy
-from rheostat.plugins import (
-    ControlledCompletion,
-    ControlledRequest,
-    Engine,
-    Judged,
-    Method,
-    MethodContext,
-    Sampling,
-)
+from rheostat.models import identity
+from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import EvaluationRow, Message, Prompt
+from rheostat.records import EvaluationRow, Prompt
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.scoring import OWN, CalibratedScorer
+from rheostat.scoring import OWN
+from rheostat.shard_work import ShardWork
+from rheostat.workbench import GridWork, ReachableWork, Workbench
 
 EVALUATIONS = ("optimization", "generalization")
 REACHABLE = "reachable"
-Work = Callable[[Sequence[Prompt], int], list[EvaluationRow]]
 
 
 def scorers_of(evaluation: str, config: RunConfig) -> tuple[str, ...]:
@@ -40,24 +29,20 @@ def scorers_of(evaluation: str, config: RunConfig) -> tuple[str, ...]:
 
 
 class Evaluator:
-    """Holds what the cells of all methods share: the base model, the scorers, the grid."""
+    """Evaluates methods, one after another; what their cells share is on one workbench."""
 
-    def __init__(self, run: RunDirectory, config: RunConfig, scorers: dict[str, CalibratedScorer]) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        calibrators: Mapping[str, Mapping[str, Calibrator]],
+        executor: Executor,
+    ) -> None:
         self._run = run
         self._config = config
-        self._scorers = scorers
-        self._format: ControlFormat = config.control_format
-        options = config.evaluate
-        self._sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
-        self._base: Policy | None = None
+        self._bench = Workbench(config, calibrators)
+        self._executor = executor
         self._prompts = run.finished("prompts")
-
-    @property
-    def base(self) -> Policy:
-        """The untuned model, loaded once."""
-        if self._base is None:
-            self._base = load_policy(self._config.model, dtype=self._config.dtype, device=self._config.device)
-        return self._base
 
     def evaluate(
         self,
@@ -68,21 +53,19 @@ class Evaluator:
         progress: ProgressDisplay = null_progress,
     ) -> None:
         """The rows of a method in each evaluation; `tuned` is the stage that trained its model."""
-        policy: Policy | None = None
+        folder = None if tuned is None else str((tuned.path / "model").resolve())
         for evaluation in evaluations:
             stage = self._stage(evaluation, name, tuned)
             if stage.done:
                 continue
             started = time.perf_counter()
-            if policy is None:
-                policy = self._tuned_policy(tuned.path / "model") if tuned is not None else self.base
-            method = self._method(name, policy, is_controlled=tuned is not None)
-            answered = self._map(
-                stage, method, evaluation, label=f"{evaluation} {name.name}", progress=progress
-            )
-            rows = stage.read(EvaluationRow)
-            tokens = sum(row.generated_tokens for row in rows)
-            stage.finish({"responses": len(rows), "generated_tokens": tokens})
+            work = GridWork(self._bench, name, folder, scorers_of(evaluation, self._config))
+            answered = self._map(stage, work, evaluation, f"{evaluation} {name.name}", progress)
+            responses = tokens = 0
+            for row in stage.rows(EvaluationRow):
+                responses += 1
+                tokens += row.generated_tokens
+            stage.finish({"responses": responses, "generated_tokens": tokens})
             self._run.record_timing(stage.name, time.perf_counter() - started, responses=answered)
 
     def reachable(self, evaluation: str, *, progress: ProgressDisplay = null_progress) -> None:
@@ -91,16 +74,8 @@ class Evaluator:
         stage = self._stage(evaluation, None, None)
         if stage.done:
             return
-        engine = self._engine(self.base)
-
-        def work(shard: Sequence[Prompt], seed: int) -> list[EvaluationRow]:
-            requests = [plugins.GenerationRequest(prompt.messages, samples=samples) for prompt in shard]
-            pools = engine.generate(requests, self._sampling, seed=seed)
-            cells = [prompt for prompt in shard for _ in range(samples)]
-            answers = [ControlledCompletion(each, each.tokens) for pool in pools for each in pool]
-            return self._rows(cells, [{}] * len(cells), answers, evaluation, with_fluency=False)
-
-        self._shards(stage, work, evaluation, f"{evaluation} reachable range", progress)
+        work = ReachableWork(self._bench, samples, scorers_of(evaluation, self._config))
+        self._map(stage, work, evaluation, f"{evaluation} reachable range", progress)
         stage.finish({"samples": samples})
 
     def _stage(self, evaluation: str, name: MethodName | None, tuned: Stage | None) -> Stage:
@@ -127,54 +102,11 @@ class Evaluator:
             },
         )
 
-    def _tuned_policy(self, folder: Path) -> Policy:
-        return load_policy(str(folder.resolve()), dtype=self._config.dtype, device=self._config.device)
-
-    def _engine(self, policy: Policy) -> Engine:
-        engine: Engine = plugins.load("engines", "transformers").build(
-            policy, self._format, batch_tokens=self._config.batch_tokens
-        )
-        return engine
-
-    def _method(self, name: MethodName, policy: Policy, *, is_controlled: bool) -> Method:
-        context = MethodContext(
-            engine=self._engine(policy),
-            is_controlled=is_controlled,
-            scorer=self._scorers[OWN],
-            attributes=self._format.attributes,
-            samples=self._config.evaluate.rerank_samples,
-        )
-        method: Method = plugins.load("methods", "reranking" if name.reranking else name.method).build(
-            context
-        )
-        return method
-
     def _map(
-        self, stage: Stage, method: Method, evaluation: str, *, label: str, progress: ProgressDisplay
+        self, stage: Stage, work: ShardWork[Prompt], evaluation: str, label: str, progress: ProgressDisplay
     ) -> int:
         """Answers what no shard on disk holds yet; how many responses that were."""
-        grid = self._format.grid()
-        answered = 0
-
-        def work(shard: Sequence[Prompt], seed: int) -> list[EvaluationRow]:
-            cells = [prompt for prompt in shard for _ in grid]
-            controls = [control for _ in shard for control in grid]
-            requests = [
-                ControlledRequest(prompt.messages, control)
-                for prompt, control in zip(cells, controls, strict=True)
-            ]
-            answers = method.respond(requests, self._sampling, seed=seed)
-            nonlocal answered
-            answered += len(answers)
-            return self._rows(cells, controls, answers, evaluation, with_fluency=True)
-
-        self._shards(stage, work, evaluation, label, progress)
-        return answered
-
-    def _shards(
-        self, stage: Stage, work: Work, evaluation: str, label: str, progress: ProgressDisplay
-    ) -> None:
-        stage.map(
+        return stage.map(
             self._prompts.read(Prompt, prefix=evaluation),
             work,
             key=lambda prompt: prompt.id,
@@ -184,59 +116,5 @@ class Evaluator:
             label=label,
             unit="prompts",
             progress=progress,
-        )
-
-    def _rows(
-        self,
-        prompts: Sequence[Prompt],
-        controls: Sequence[dict[str, float]],
-        answers: Sequence[ControlledCompletion],
-        evaluation: str,
-        *,
-        with_fluency: bool,
-    ) -> list[EvaluationRow]:
-        texts = [answer.completion.text for answer in answers]
-        judged = [Judged(prompt.messages, text) for prompt, text in zip(prompts, texts, strict=True)]
-        scores: list[dict[str, float]] = [{} for _ in judged]
-        for scorer in scorers_of(evaluation, self._config):
-            for row, found in zip(scores, self._scorers[scorer].score(judged), strict=True):
-                row.update({f"{scorer}/{attribute}": value for attribute, value in found.items()})
-        logprobs = [0.0] * len(judged)
-        if with_fluency:
-            logprobs = self._base_logprobs([prompt.messages for prompt in prompts], answers)
-        return [
-            EvaluationRow(
-                prompt_id=prompt.id,
-                requested=dict(control),
-                text=answer.completion.text,
-                tokens=answer.completion.tokens,
-                finish=answer.completion.finish,
-                generated_tokens=answer.generated_tokens,
-                logprob=logprob,
-                scores=row,
-            )
-            for prompt, control, answer, logprob, row in zip(
-                prompts, controls, answers, logprobs, scores, strict=True
-            )
-        ]
-
-    def _base_logprobs(
-        self, conversations: Sequence[tuple[Message, ...]], answers: Sequence[ControlledCompletion]
-    ) -> list[float]:
-        base = self.base
-        prompts: dict[tuple[Message, ...], list[int]] = {}
-        rows = []
-        for messages, answer in zip(conversations, answers, strict=True):
-            if messages not in prompts:
-                prompts[messages] = encode_prompt(
-                    base.tokenizer, messages, neutralise=self._format.neutralise
-                )
-            response = encode_response(base.tokenizer, answer.completion.text, end_id=base.end_ids[0])
-            if answer.completion.finish == "length":
-                response = response[:-1] or response
-            prompt = prompts[messages]
-            rows.append(TokenRow(prompt, response[: max(1, base.context - len(prompt))]))
-        assert base.tokenizer.pad_token_id is not None
-        return sum_logprobs(
-            base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=self._config.batch_tokens
+            executor=self._executor,
         )

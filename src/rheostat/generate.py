@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rheostat import plugins
 from rheostat.config import RunConfig
+from rheostat.execution import open_executor
 from rheostat.models import identity, load_policy
-from rheostat.plugins import GenerationRequest, Sampling
+from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response
 from rheostat.rundir import RunDirectory, Stage
+from rheostat.shard_work import Compute
 
 
 def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = null_progress) -> Stage:
@@ -30,36 +33,53 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
     if stage.done:
         return stage
     started = time.perf_counter()
-    policy = load_policy(config.model, dtype=config.dtype, device=config.device)
-    engine = plugins.load("engines", "transformers").build(
-        policy, config.control_format, batch_tokens=config.batch_tokens
-    )
-    sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
-
-    def work(shard: Sequence[Prompt], seed: int) -> list[Response]:
-        requests = [GenerationRequest(prompt.messages, samples=options.samples) for prompt in shard]
-        answers = engine.generate(requests, sampling, seed=seed)
-        return [
-            Response(prompt.id, sample, completion.text, completion.tokens, completion.finish)
-            for prompt, completions in zip(shard, answers, strict=True)
-            for sample, completion in enumerate(completions)
-        ]
-
-    stage.map(
-        prompts.read(Prompt, prefix="train"),
-        work,
-        key=lambda prompt: prompt.id,
-        row_type=Response,
-        shard_size=options.shard_prompts,
-        seed=config.seed,
-        label="generate",
-        unit="prompts",
-        progress=progress,
-    )
-    responses = stage.read(Response)
-    tokens = sum(response.tokens for response in responses)
-    empty = sum(not response.text.strip() for response in responses)
-    truncated = sum(response.finish == "length" for response in responses)
-    stage.finish({"responses": len(responses), "tokens": tokens, "empty": empty, "truncated": truncated})
-    run.record_timing("generate", time.perf_counter() - started, tokens=tokens, responses=len(responses))
+    with open_executor(config) as executor:
+        stage.map(
+            prompts.read(Prompt, prefix="train"),
+            GenerateWork(config),
+            key=lambda prompt: prompt.id,
+            row_type=Response,
+            shard_size=options.shard_prompts,
+            seed=config.seed,
+            label="generate",
+            unit="prompts",
+            progress=progress,
+            executor=executor,
+        )
+    summary = {"responses": 0, "tokens": 0, "empty": 0, "truncated": 0}
+    for response in stage.rows(Response):
+        summary["responses"] += 1
+        summary["tokens"] += response.tokens
+        summary["empty"] += not response.text.strip()
+        summary["truncated"] += response.finish == "length"
+    stage.finish(summary)
+    seconds = time.perf_counter() - started
+    run.record_timing("generate", seconds, tokens=summary["tokens"], responses=summary["responses"])
     return stage
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateWork:
+    """Prompts in, their sampled responses out."""
+
+    config: RunConfig
+
+    def open(self) -> Compute[Prompt]:
+        """Loads the model."""
+        config, options = self.config, self.config.generate
+        policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+        engine: Engine = plugins.load("engines", "transformers").build(
+            policy, config.control_format, batch_tokens=config.batch_tokens
+        )
+        sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
+
+        def work(shard: Sequence[Prompt], seed: int) -> list[Response]:
+            requests = [GenerationRequest(prompt.messages, samples=options.samples) for prompt in shard]
+            answers = engine.generate(requests, sampling, seed=seed)
+            return [
+                Response(prompt.id, sample, completion.text, completion.tokens, completion.finish)
+                for prompt, completions in zip(shard, answers, strict=True)
+                for sample, completion in enumerate(completions)
+            ]
+
+        return work

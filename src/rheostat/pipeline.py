@@ -10,6 +10,7 @@ from rheostat.collect import collect
 from rheostat.config import RunConfig
 from rheostat.distil import distil
 from rheostat.evaluate import Evaluator
+from rheostat.execution import open_executor
 from rheostat.figures import evaluations_of, figures
 from rheostat.generate import generate
 from rheostat.method_name import TrainingData
@@ -18,8 +19,7 @@ from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import load_config, to_yaml
 from rheostat.report import report
 from rheostat.rundir import RunDirectory
-from rheostat.score import load_scorers, score
-from rheostat.scoring import parties
+from rheostat.score import load_calibrators, score
 from rheostat.storage import write_json
 from rheostat.train import stage_name, train, trained
 
@@ -92,15 +92,16 @@ def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    evaluator = Evaluator(directory, config, load_scorers(directory, config, list(parties(config))))
-    evaluations = evaluations_of(directory)
-    for evaluation in evaluations:
-        evaluator.reachable(evaluation, progress=progress)
-    for name in config.method_names:
-        tuned = None
-        if name.objective is not None:
-            tuned = directory.finished(stage_name(name.objective, name.data(config.train.variant)))
-        evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
+    with open_executor(config) as executor:
+        evaluator = Evaluator(directory, config, load_calibrators(directory, config), executor)
+        evaluations = evaluations_of(directory)
+        for evaluation in evaluations:
+            evaluator.reachable(evaluation, progress=progress)
+        for name in config.method_names:
+            tuned = None
+            if name.objective is not None:
+                tuned = directory.finished(stage_name(name.objective, name.data(config.train.variant)))
+            evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
     write_json(directory.path / "evaluation.json", figures(directory, config))
 
 

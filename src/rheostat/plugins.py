@@ -7,15 +7,17 @@
 | `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
 | `methods`    | `build(context) -> Method`                           | `Method`       |
 | `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
+| `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
 """
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from rheostat.errors import PluginNotFound, did_you_mean
 from rheostat.records import Attribute, Control, Finish, Message
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
 
     from rheostat.config import Dtype, RewardConfig
 
-Kind = Literal["attributes", "rewards", "objectives", "methods", "engines"]
+Kind = Literal["attributes", "rewards", "objectives", "methods", "engines", "executors"]
 Progress = Callable[[int], None]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+TaskIn = TypeVar("TaskIn", contravariant=True)
+ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,35 @@ class Objective(Protocol):
 
     def loss(self, inputs: ObjectiveInputs, options: Any) -> Loss:
         """The loss of a batch."""
+        ...
+
+
+class Work(Protocol[TaskIn, ResultOut]):
+    """What an executor maps over tasks: it, its tasks and their results can be pickled."""
+
+    def open(self) -> Callable[[TaskIn], ResultOut]:
+        """Loads what the work needs (models), once, in the process where it runs; a task's result is its alone."""
+        ...
+
+
+class Executor(Protocol):
+    """Where work runs: this process, or the workers of a cluster."""
+
+    def map(self, work: Work[Task, Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        """The result of every task with its place among them, in any order; what `work` raises passes."""
+        ...
+
+
+class ExecutorKind(Protocol):
+    """An executor's file, seen as an object; it imports nothing heavy outside `build`.
+
+    `OPTIONS` is a frozen dataclass that refuses bad values: the keys of the recipe's block beside `kind`.
+    """
+
+    OPTIONS: type[Any]
+
+    def build(self, options: Any) -> AbstractContextManager[Executor]:
+        """The executor, with what it holds given back at the end."""
         ...
 
 

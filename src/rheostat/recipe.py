@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rheostat import plugins, yaml_text
-from rheostat.config import RewardConfig, RunConfig, TrainConfig, expand_rewards
+from rheostat.config import ExecutorConfig, RewardConfig, RunConfig, TrainConfig, expand_rewards
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
 from rheostat.yaml_text import shown
@@ -81,6 +81,12 @@ def reward_options(spec: RewardConfig) -> Any:
     return TypeAdapter(options).validate_python(spec.given_options)
 
 
+def executor_options(spec: ExecutorConfig) -> Any:
+    """The options of an executor: its kind's own `OPTIONS` with what the recipe sets."""
+    options = plugins.load("executors", spec.kind).OPTIONS
+    return TypeAdapter(options).validate_python(spec.given_options)
+
+
 def option_problems(
     where: str, options: type[Any], given: Mapping[str, Any], besides: Sequence[str] = ()
 ) -> Iterator[str]:
@@ -113,6 +119,11 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if name in plugins.available("objectives") and isinstance(given, Mapping):
             options = plugins.load("objectives", name).OPTIONS
             yield from option_problems(f"train.objectives.{name}", options, given)
+    executor = values.get("executor")
+    if isinstance(executor, Mapping) and executor.get("kind", "local") in plugins.available("executors"):
+        options = plugins.load("executors", executor.get("kind", "local")).OPTIONS
+        given = {key: value for key, value in executor.items() if key != "kind"}
+        yield from option_problems("executor", options, given, ["kind"])
     judges = values.get("judges")
     parties = {"rewards": values.get("rewards")}
     if isinstance(judges, Mapping):

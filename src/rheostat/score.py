@@ -1,17 +1,22 @@
 """Score: every reward reads every response; the calibrators are fitted on what they say. Responses in, scores out."""
 
 import time
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
 
 from rheostat import calibration
 from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig, RunConfig
+from rheostat.execution import open_executor
 from rheostat.models import identity
-from rheostat.plugins import Judged, Reward
+from rheostat.plugins import Judged
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import Prompt, Response, ScoredResponse
+from rheostat.records import Message, Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.scoring import OWN, CalibratedScorer, load_rewards, parties
+from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, load_rewards, parties
+from rheostat.shard_work import Compute
 from rheostat.storage import require_object, write_json
 
 _SHARD_RESPONSES = 1024
@@ -37,47 +42,40 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     if stage.done:
         return stage
     started = time.perf_counter()
-    prompts = {prompt.id: prompt for prompt in run.finished("prompts").read(Prompt, prefix="train")}
-    pool = generated.read(Response)
+    pool = _Pool(generated.stored(Response), run.finished("prompts").read(Prompt, prefix="train"))
     calibrators: dict[str, dict[str, Calibrator]] = {}
-    raw: list[ScoredResponse] = []
-    for party, specs in parties(config).items():
-        prefix = f"raw-{party}"
-        rewards = load_rewards(specs, config)
-
-        def work(
-            shard: Sequence[Response], _: int, rewards: Mapping[str, Reward] = rewards
-        ) -> list[ScoredResponse]:
-            judged = [Judged(prompts[each.prompt_id].messages, each.text) for each in shard]
-            columns = {name: reward.score(judged) for name, reward in rewards.items()}
-            return [
-                _row(each, {name: columns[name][at] for name in columns}) for at, each in enumerate(shard)
-            ]
-
-        stage.map(
-            pool if party == OWN else pool[:: judged_stride(len(pool))],
-            work,
-            key=lambda each: f"{each.prompt_id}/{each.sample}",
-            row_type=ScoredResponse,
-            shard_size=_SHARD_RESPONSES,
-            seed=config.seed,
-            label="score" if party == OWN else f"calibrate {party}",
-            unit="responses",
-            progress=progress,
-            prefix=prefix,
-        )
-        scored = stage.read(ScoredResponse, prefix=prefix)
-        calibrators[party] = {
-            name: calibration.fit(
-                spec.calibration,
-                [each.raw[name] for each in scored],
-                higher_is_better=spec.higher_is_better,
+    with open_executor(config) as executor:
+        for party, specs in parties(config).items():
+            prefix = f"raw-{party}"
+            stage.map(
+                pool if party == OWN else pool[:: judged_stride(len(pool))],
+                ScoreWork(config, party),
+                key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
+                row_type=ScoredResponse,
+                shard_size=_SHARD_RESPONSES,
+                seed=config.seed,
+                label="score" if party == OWN else f"calibrate {party}",
+                unit="responses",
+                progress=progress,
+                prefix=prefix,
+                executor=executor,
             )
-            for name, spec in specs.items()
-        }
-        if party == OWN:
-            raw = scored
-    stage.write(_calibrated(raw, calibrators[OWN]), ScoredResponse)
+            raw = {name: array("d") for name in specs}
+            for row in stage.rows(ScoredResponse, prefix=prefix):
+                for name, column in raw.items():
+                    column.append(row.raw[name])
+            calibrators[party] = {
+                name: calibration.fit(spec.calibration, raw[name], higher_is_better=spec.higher_is_better)
+                for name, spec in specs.items()
+            }
+    stage.write(
+        (
+            row
+            for shard in stage.shards(ScoredResponse, prefix=f"raw-{OWN}")
+            for row in _calibrated(shard, calibrators[OWN])
+        ),
+        ScoredResponse,
+    )
     write_json(
         stage.path / "calibration.json",
         {
@@ -87,7 +85,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     )
     stage.finish(
         {
-            "responses": len(raw),
+            "responses": len(pool),
             "calibration": {
                 name: {
                     "low": each.low,
@@ -101,7 +99,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
             },
         }
     )
-    run.record_timing("score", time.perf_counter() - started, responses=len(raw))
+    run.record_timing("score", time.perf_counter() - started, responses=len(pool))
     return stage
 
 
@@ -110,18 +108,70 @@ def judged_stride(responses: int) -> int:
     return max(1, responses // _JUDGED)
 
 
+class Unscored(NamedTuple):
+    """A response and the conversation that it answers."""
+
+    response: Response
+    messages: tuple[Message, ...]
+
+
+class _Pool(Sequence[Unscored]):
+    """The self-generated pool, joined with its prompts as it is read."""
+
+    def __init__(self, responses: Sequence[Response], prompts: Sequence[Prompt]) -> None:
+        self._responses = responses
+        self._messages = {prompt.id: prompt.messages for prompt in prompts}
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    @overload
+    def __getitem__(self, index: int) -> Unscored: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Unscored]: ...
+    def __getitem__(self, index: int | slice) -> Unscored | list[Unscored]:
+        found = self._responses[index]
+        return self._joined(found) if isinstance(found, Response) else [self._joined(each) for each in found]
+
+    def _joined(self, response: Response) -> Unscored:
+        return Unscored(response, self._messages[response.prompt_id])
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreWork:
+    """Responses in, the raw scores of one party out."""
+
+    config: RunConfig
+    party: str
+
+    def open(self) -> Compute[Unscored]:
+        """Loads the party's rewards."""
+        rewards = load_rewards(parties(self.config)[self.party], self.config)
+
+        def work(shard: Sequence[Unscored], _: int) -> list[ScoredResponse]:
+            judged = [Judged(each.messages, each.response.text) for each in shard]
+            columns = {name: reward.score(judged) for name, reward in rewards.items()}
+            return [
+                _row(each.response, {name: columns[name][at] for name in columns})
+                for at, each in enumerate(shard)
+            ]
+
+        return work
+
+
+def load_calibrators(run: RunDirectory, config: RunConfig) -> dict[str, dict[str, Calibrator]]:
+    """The calibrators that this run fitted, by party and attribute."""
+    saved = require_object(run.finished("score").path / "calibration.json")
+    return {
+        party: {attribute: Calibrator.from_json(saved[party][attribute]) for attribute in specs}
+        for party, specs in parties(config).items()
+    }
+
+
 def load_scorers(run: RunDirectory, config: RunConfig, names: Sequence[str]) -> dict[str, CalibratedScorer]:
     """The parties `names` with the calibrators that this run fitted."""
-    stage = run.finished("score")
-    saved = require_object(stage.path / "calibration.json")
-    specs = parties(config)
-    return {
-        name: CalibratedScorer(
-            load_rewards(specs[name], config),
-            {attribute: Calibrator.from_json(each) for attribute, each in saved[name].items()},
-        )
-        for name in names
-    }
+    calibrators = load_calibrators(run, config)
+    return {name: calibrated_scorer(config, name, calibrators[name]) for name in names}
 
 
 def reward_identity(specs: Mapping[str, RewardConfig]) -> dict[str, object]:

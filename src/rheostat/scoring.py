@@ -49,3 +49,10 @@ class CalibratedScorer:
         if progress is not None:
             progress(len(items))
         return [{name: column[index] for name, column in columns.items()} for index in range(len(items))]
+
+
+def calibrated_scorer(
+    config: RunConfig, party: str, calibrators: Mapping[str, Calibrator]
+) -> CalibratedScorer:
+    """A party's rewards, loaded, with their calibrators."""
+    return CalibratedScorer(load_rewards(parties(config)[party], config), calibrators)

@@ -1,14 +1,19 @@
 """One stage of a run: its shards, what makes them the same bytes after a kill, and the record at its end."""
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rheostat.errors import CorruptShard
+from rheostat.executors.local import LOCAL
+from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import AnyRecord, Record
+from rheostat.shard_work import Compute, EncodedWork, InThisProcess, ShardTask, ShardWork
 from rheostat.storage import (
     corrupt,
     decode_shard,
@@ -19,9 +24,13 @@ from rheostat.storage import (
     write_bytes,
     write_json,
 )
+from rheostat.stored_rows import StoredRows
 
 _logger = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
+
+WHOLE_ROWS = 16_384
+"""Rows of a shard of what is written at once: what is in memory as Python objects meanwhile."""
 
 
 def content_key(ids: Sequence[str]) -> str:
@@ -74,7 +83,7 @@ class Stage:
     def map(
         self,
         items: Sequence[_Item],
-        work: Callable[[Sequence[_Item], int], Sequence[Record]],
+        work: ShardWork[_Item] | Compute[_Item],
         *,
         key: Callable[[_Item], str],
         row_type: type[Record],
@@ -84,51 +93,86 @@ class Stage:
         unit: str = "items",
         progress: ProgressDisplay = null_progress,
         prefix: str = "shard",
-    ) -> None:
+        executor: Executor = LOCAL,
+    ) -> int:
         """Compute the rows of `items`, a shard at a time, skipping shards that are on disk and readable.
 
-        `work(items, seed)` gives the rows of one shard; its seed derives from `seed` and the items' `key`s,
-        so that a run that was killed and resumed ends with the bytes of an uninterrupted one. An unreadable
-        shard is set aside as `*.corrupt` and done again. `shard_size` belongs among the
-        stage's inputs. Raises `StorageError`; whatever `work` raises passes.
+        `work` is opened where `executor` runs it and then gives the rows of a shard from its items and its seed; a
+        plain function `(items, seed) -> rows` runs in this process only. The seed derives from `seed` and the items'
+        `key`s, so that a run that was killed and resumed, and one on a cluster, ends with the bytes of an uninterrupted
+        one here. An unreadable shard is set aside as `*.corrupt` and done again. `shard_size` belongs among the stage's
+        inputs, the executor does not. Gives how many rows it computed. Raises `StorageError`; whatever `work` raises
+        passes.
         """
         assert self._writable, self.name
         if self.done:
-            return
-        shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
-        keys = [content_key([key(item) for item in shard]) for shard in shards]
-        paths = [self._shard_path(prefix, index) for index in range(len(shards))]
+            return 0
+        starts = range(0, len(items), shard_size)
+        paths = [self._shard_path(prefix, index) for index in range(len(starts))]
         for surplus in sorted(set(self._shard_paths(prefix)) - set(paths)):
             with storage_errors(surplus):
                 surplus.unlink()
-        finished = [self._is_finished(*each, row_type) for each in zip(paths, keys, strict=True)]
-        before = sum(len(shard) for shard, is_finished in zip(shards, finished, strict=True) if is_finished)
-        with progress.task(label or self.name, len(items), unit=unit, done=before) as advance:
-            for shard, shard_key, path, is_finished in zip(shards, keys, paths, finished, strict=True):
-                if not is_finished:
-                    rows = work(shard, derive_seed(seed, shard_key))
-                    write_bytes(path, encode_shard(rows, row_type, key=shard_key))
-                    advance(len(shard))
+        missing: list[tuple[int, str]] = []
+        for start, path in zip(starts, paths, strict=True):
+            shard_key = content_key([key(item) for item in items[start : start + shard_size]])
+            if not self._is_finished(path, shard_key, row_type):
+                missing.append((start, shard_key))
+        if not missing:
+            return 0
 
-    def write(self, rows: Sequence[Record], row_type: type[Record], *, prefix: str = "shard") -> None:
-        """Write rows that are computed at once as a single shard."""
+        def tasks() -> Iterator[ShardTask[_Item]]:
+            for start, shard_key in missing:
+                yield ShardTask(items[start : start + shard_size], shard_key, derive_seed(seed, shard_key))
+
+        lengths = [min(shard_size, len(items) - start) for start, _ in missing]
+        opens = work if isinstance(work, ShardWork) else InThisProcess(self.name, work)
+        computed = 0
+        with progress.task(
+            label or self.name, len(items), unit=unit, done=len(items) - sum(lengths)
+        ) as advance:
+            for place, encoded in executor.map(EncodedWork(opens, row_type), tasks()):
+                write_bytes(paths[missing[place][0] // shard_size], encoded.data)
+                computed += encoded.rows
+                advance(lengths[place])
+        return computed
+
+    def write(self, rows: Iterable[Record], row_type: type[Record], *, prefix: str = "shard") -> int:
+        """Write rows that are computed at once, a shard per `WHOLE_ROWS` of them; gives how many there were."""
         assert self._writable and not self.done, self.name
-        write_bytes(self._shard_path(prefix, 0), encode_shard(rows, row_type, key="whole"))
+        remaining = iter(rows)
+        count = 0
+        for index in itertools.count():
+            whole = list(itertools.islice(remaining, WHOLE_ROWS))
+            if index and not whole:
+                return count
+            write_bytes(self._shard_path(prefix, index), encode_shard(whole, row_type, key="whole"))
+            count += len(whole)
+        raise AssertionError
 
     def read(self, row_type: type[AnyRecord], *, prefix: str = "shard") -> list[AnyRecord]:
         """The rows of all shards, in order; raises `CorruptShard` where one is not what was written."""
+        return list(self.rows(row_type, prefix=prefix))
+
+    def rows(self, row_type: type[AnyRecord], *, prefix: str = "shard") -> Iterator[AnyRecord]:
+        """The rows that `read` gives, one shard in memory at a time."""
+        return itertools.chain.from_iterable(self.shards(row_type, prefix=prefix))
+
+    def shards(self, row_type: type[AnyRecord], *, prefix: str = "shard") -> Iterator[list[AnyRecord]]:
+        """The rows of each shard, in order, read as they are asked for; raises `CorruptShard`."""
         expected: Mapping[str, Any] | None = self._record()["shards"] if self.done else None
-        names = (
-            [path.name for path in self._shard_paths(prefix)]
-            if expected is None
-            else sorted(name for name in expected if name.rpartition("-")[0] == prefix)
+        for name in self._names(expected, prefix):
+            yield self._read(name, expected[name]["sha256"] if expected else None, row_type)
+
+    def stored(self, row_type: type[AnyRecord], *, prefix: str = "shard") -> "StoredRows[AnyRecord]":
+        """The rows of a finished stage as a sequence that reads a shard when a row of it is asked for."""
+        assert self.done, self.name
+        expected = self._record()["shards"]
+        return StoredRows(
+            [
+                (expected[name]["rows"], partial(self._read, name, expected[name]["sha256"], row_type))
+                for name in self._names(expected, prefix)
+            ]
         )
-        rows: list[AnyRecord] = []
-        for name in names:
-            path = self.path / name
-            data = _shard_bytes(path, expected[name]["sha256"] if expected else None)
-            rows += decode_shard(data, row_type, path=path).rows
-        return rows
 
     def verify(self) -> None:
         """Open a finished stage again where a shard of it is gone or not what was written."""
@@ -157,6 +201,16 @@ class Stage:
             _set_aside(path, error)
             return False
         return True
+
+    def _names(self, expected: Mapping[str, Any] | None, prefix: str) -> list[str]:
+        """The shards of a prefix: those on record, or before there is a record those on disk."""
+        if expected is None:
+            return [path.name for path in self._shard_paths(prefix)]
+        return sorted(name for name in expected if name.rpartition("-")[0] == prefix)
+
+    def _read(self, name: str, digest: str | None, row_type: type[AnyRecord]) -> list[AnyRecord]:
+        path = self.path / name
+        return decode_shard(_shard_bytes(path, digest), row_type, path=path).rows
 
     def _record(self) -> dict[str, Any]:
         record = read_object(self.path / "done.json")
