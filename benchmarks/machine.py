@@ -4,27 +4,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-
-def matmul_rate(size: int = 1024, repetitions: int = 9) -> float:
-    """FLOP/s of a square float32 matrix product on the threads that torch has: the median of a few."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    seconds = [timed(lambda: left @ right) for _ in range(repetitions + 2)][2:]
-    return 2 * size**3 / statistics.median(seconds)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+from rheostat.machine import matmul_rate as matmul_rate
+from rheostat.machine import timed as timed
 
 
 def describe() -> dict[str, Any]:

@@ -1,25 +1,32 @@
-"""Training steps: our CLM step against TRL's SFTTrainer, ExMATE's against CLM's; same model, data, batch, precision.
+"""Training steps: our CLM step against TRL's SFTTrainer, ExMATE's against DPOTrainer's.
 
-Each contender trains through its own Trainer for the same number of steps on the same examples, in one process,
-alternating; medians of seconds a step are compared. The factual tokens of a step, times six times the parameters,
-over the seconds is the achieved rate, beside the machine's matrix product.
+The model, the data, the batch and the precision are the same. Each contender trains in a process of its own, through
+its own Trainer, and they take turns. A step's time is the median of the times between steps after the first few, its
+tokens are those of its real rows (padding does not count), its memory is the peak of the process over what it held
+before the Trainer was made. DPO is the nearest rival to ExMATE's two passes: chosen and rejected responses against a
+reference whose log-probabilities are computed beforehand, so that its step, like ExMATE's with every counterfactual,
+is one pass over two rows an example.
 
     python benchmarks/training.py --json benchmarks/results/training.json
 """
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from trl import SFTConfig, SFTTrainer
+from transformers import TrainerCallback
 
 import machine
 from rheostat.chat import encode_prompt, encode_response
@@ -30,113 +37,212 @@ from rheostat.recipe import load_config
 from rheostat.records import Example, Message
 from rheostat.train import fine_tune
 
-STEPS = 24
-BATCH = 32
+WARM_UP = 4
+SENTENCE = "First, lay the sheet flat on a table. Then, smooth out the creases by hand. Always keep it dry. "
+
+
+def recipe(steps: int, batch: int, more: Sequence[str]) -> RunConfig:
+    return load_config("pocket", [
+        f"train.steps={steps}", f"train.batch_size={batch}", "train.balance=0", "train.learning_rate=5e-4",
+        "train.save_steps=1000000", *more,
+    ])  # fmt: skip
 
 
 def corpus(config: RunConfig, count: int) -> list[Example]:
     """Examples of the pocket world's shape: a request, a control, a response of 20 to 70 tokens."""
     grid = config.control_format.grid()
-    sentence = "First, lay the sheet flat on a table. Then, smooth out the creases by hand. Always keep it dry. "
+    known = prompts("train")
     made = []
-    for index, prompt in enumerate(prompts("train")[: count // 2] * 2):
-        control = grid[(7 * index) % len(grid)]
-        text = sentence * (1 + index % 3)
-        made.append(Example(prompt.id, (Message("user", prompt.text),), dict(control), text.strip(), dict(control)))
-    return made[:count]
+    for index in range(count):
+        prompt = known[index % len(known)]
+        control = dict(grid[(7 * index) % len(grid)])
+        text = (SENTENCE * (1 + index % 3)).strip()
+        made.append(Example(prompt.id, (Message("user", prompt.text),), control, text, control))
+    return made
 
 
-def ours(objective: str, config: RunConfig, examples: list[Example]) -> float:
-    policy = load_policy(config.model)
+class Clock:
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    @contextmanager
+    def task(self, label: str, total: int | None, *, unit: str = "items", done: int = 0) -> Iterator[Any]:
+        yield lambda count: self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        ends = self.ends[WARM_UP:]
+        return statistics.median(later - earlier for earlier, later in zip(ends, ends[1:], strict=False))
+
+
+class _Ends(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._clock.ends.append(time.perf_counter())
+
+
+def ours(objective: str, config: RunConfig, examples: list[Example], clock: Clock) -> Any:
+    policy = load_policy(config.model, dtype=config.dtype)
+    yield policy
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        fine_tune(policy, examples, objective=objective, config=config, checkpoints=Path(folder))
-        return time.perf_counter() - started
+        fine_tune(policy, examples, objective=objective, config=config, checkpoints=Path(folder), progress=clock)
 
 
-def theirs(config: RunConfig, examples: list[Example]) -> float:
-    policy = load_policy(config.model)
-    rows = []
-    for example in examples:
-        control = config.control_format.render(example.control)
-        prompt = encode_prompt(policy.tokenizer, example.messages, control_text=control)
-        response = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
-        mask = [0] * len(prompt) + [1] * len(response)
-        rows.append({"input_ids": prompt + response, "completion_mask": mask})
+def theirs(kind: str, config: RunConfig, examples: list[Example], clock: Clock) -> Any:
+    from datasets import Dataset
+
+    policy = load_policy(config.model, dtype=config.dtype)
+    yield policy
+    shared: dict[str, Any] = {
+        "max_steps": config.train.steps, "per_device_train_batch_size": config.train.batch_size,
+        "learning_rate": 5e-4, "optim": "adamw_torch_fused", "use_cpu": not torch.cuda.is_available(),
+        "bf16": config.dtype == "bfloat16", "report_to": [], "gradient_checkpointing": False, "disable_tqdm": True,
+        "log_level": "error", "save_strategy": "no", "dataloader_pin_memory": False,
+        "train_sampling_strategy": "group_by_length",
+    }  # fmt: skip
+    rows = [encoded(policy, config, each) for each in examples]
     with tempfile.TemporaryDirectory() as folder, quiet():
-        started = time.perf_counter()
-        trainer = SFTTrainer(
-            model=policy.model,
-            args=SFTConfig(
-                output_dir=folder, max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=5e-4,
-                optim="adamw_torch_fused", use_cpu=not torch.cuda.is_available(), bf16=False, report_to=[],
-                gradient_checkpointing=False, disable_tqdm=True, log_level="error", save_strategy="no",
-                dataloader_pin_memory=False, train_sampling_strategy="group_by_length",
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=policy.tokenizer,
-        )  # fmt: skip
+        if kind == "sft":
+            from trl import SFTConfig, SFTTrainer
+
+            data = [
+                {"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)}
+                for prompt, response in rows
+            ]
+            trainer = SFTTrainer(
+                model=policy.model, args=SFTConfig(output_dir=folder, **shared),
+                train_dataset=Dataset.from_list(data), processing_class=policy.tokenizer, callbacks=[_Ends(clock)],
+            )  # fmt: skip
+        else:
+            from trl import DPOConfig, DPOTrainer
+
+            shared.pop("train_sampling_strategy")  # pairs have no one length
+            pairs = []
+            for index, (prompt, chosen) in enumerate(rows):
+                _, rejected = rows[(index + 3) % len(rows)]  # another response of the same length
+                text = policy.tokenizer.decode
+                pairs.append({"prompt": text(prompt), "chosen": text(chosen[:-1]), "rejected": text(rejected[:-1])})
+            trainer = DPOTrainer(
+                model=policy.model,
+                args=DPOConfig(output_dir=folder, precompute_ref_log_probs=True, max_length=None, **shared),
+                train_dataset=Dataset.from_list(pairs), processing_class=policy.tokenizer, callbacks=[_Ends(clock)],
+            )  # fmt: skip
         trainer.train()
-        return time.perf_counter() - started
+
+
+def encoded(policy: Any, config: RunConfig, example: Example) -> tuple[list[int], list[int]]:
+    control = config.control_format.render(example.control)
+    prompt = encode_prompt(policy.tokenizer, example.messages, control_text=control)
+    return prompt, encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
+
+
+CONTENDERS = {
+    "TRL SFTTrainer": ("sft", 1.0),
+    "CLM": ("clm", 1.0),
+    "TRL DPOTrainer": ("dpo", 2.0),
+    "ExMATE, every counterfactual": ("exmate-every", 2.0),
+    "ExMATE": ("exmate", 1.25),
+    "Contrast": ("contrast", 1.25),
+}
+"""Each with what it is called here, and rows a step over examples a step."""
+
+
+def contend(name: str, steps: int, batch: int, more: Sequence[str]) -> dict[str, float]:
+    """One contender in this process: seconds and tokens a step, peak bytes above those before its Trainer."""
+    kind, rows = CONTENDERS[name]
+    every = ["train.counterfactual.fraction=1"] if kind.endswith("every") else []
+    config = recipe(steps, batch, [*more, *every])
+    examples = corpus(config, steps * batch)
+    clock = Clock()
+    if kind in ("sft", "dpo"):
+        work = theirs(kind, config, examples, clock)
+    else:
+        work = ours(kind.removesuffix("-every"), config, examples, clock)
+    policy = next(work)
+    tokens = sum(sum(map(len, encoded(policy, config, each))) for each in examples) / steps * rows
+    parameters = policy.model.num_parameters()
+    before = _held()
+    next(work, None)
+    return {
+        "seconds": clock.seconds,
+        "tokens": tokens,
+        "bytes": _peak() - before,
+        "parameters": parameters,
+    }
+
+
+def _held() -> int:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    import os
+
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
+    parser.add_argument("--contender", choices=list(CONTENDERS), help="only this one, in this process")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    examples = corpus(load_config("pocket"), STEPS * BATCH)
-    settings = [
-        f"train.steps={STEPS}", f"train.batch_size={BATCH}", "train.lora=null", "train.balance=0",
-        "train.learning_rate=5e-4", "train.save_steps=1000000",
-    ]  # fmt: skip
-    config = load_config("pocket", settings)
-    full = load_config("pocket", [*settings, "train.counterfactual.fraction=1"])
-    contenders: dict[str, Any] = {
-        "TRL SFTTrainer": lambda: theirs(config, examples),
-        "CLM": lambda: ours("clm", config, examples),
-        "ExMATE": lambda: ours("exmate", config, examples),
-        "ExMATE, every counterfactual": lambda: ours("exmate", full, examples),
-        "Contrast": lambda: ours("contrast", config, examples),
+    given = parser.parse_args()
+    if given.contender:
+        print(json.dumps(contend(given.contender, given.steps, given.batch, given.set)))
+        return
+    console = Console()
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    command = [sys.executable, __file__, "--steps", str(given.steps), "--batch", str(given.batch)]
+    command += [part for each in given.set for part in ("--set", each)]
+    for _ in range(given.repetitions):
+        for name in CONTENDERS:
+            with console.status(name):
+                printed = subprocess.run(
+                    [*command, "--contender", name], check=True, stdout=subprocess.PIPE, text=True
+                ).stdout
+            found[name].append(json.loads(printed.splitlines()[-1]))
+    medians = {
+        name: {key: statistics.median(each[key] for each in runs) for key in runs[0]} for name, runs in found.items()
     }
-    for run in contenders.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(arguments.repetitions):
-        for name, run in contenders.items():
-            seconds[name].append(run() / STEPS)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    ratios = {
-        "CLM's speed over SFTTrainer's": statistics.median(
-            theirs / own for theirs, own in zip(seconds["TRL SFTTrainer"], seconds["CLM"], strict=True)
-        ),
-        **{
-            f"{name}'s step over CLM's": statistics.median(
-                own / clm for own, clm in zip(seconds[name], seconds["CLM"], strict=True)
-            )
-            for name in ("ExMATE", "ExMATE, every counterfactual", "Contrast")
-        },
-    }
-    table = Table("contender", "ms a step", title=f"{BATCH} examples a step, medians of {arguments.repetitions}")
-    for name, value in medians.items():
-        table.add_row(name, f"{1000 * value:.0f}")
-    Console().print(table)
-    for name, value in ratios.items():
-        Console().print(f"{name}: {value:.2f}")
-    policy = load_policy(config.model)
-    tokens = sum(
-        len(encode_prompt(policy.tokenizer, each.messages, control_text=config.control_format.render(each.control)))
-        + len(encode_response(policy.tokenizer, each.response))
-        for each in examples
-    )
-    achieved = 6 * policy.model.num_parameters() * tokens / STEPS / medians["CLM"]
-    limit = machine.matmul_rate()
-    Console().print(f"CLM: {achieved / 1e9:.0f} GFLOP/s of the matrix product's {limit / 1e9:.0f}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(
-            json.dumps({"milliseconds": medians, "ratios": ratios, "flops": achieved, "machine": limit}, indent=2)
+    table = Table("contender", "ms a step", "tokens/s", "peak MiB", title=f"{given.batch} examples a step")
+    for name, each in medians.items():
+        rate = each["tokens"] / each["seconds"]
+        table.add_row(name, f"{1000 * each['seconds']:.0f}", f"{rate:,.0f}", f"{each['bytes'] / 2**20:.0f}")
+    console.print(table)
+    ratios = {}
+    for own, other in (("CLM", "TRL SFTTrainer"), ("ExMATE, every counterfactual", "TRL DPOTrainer")):
+        pairs = list(zip(found[own], found[other], strict=True))
+        ratios[f"{own}: tokens a second over {other}'s"] = statistics.median(
+            (mine["tokens"] / mine["seconds"]) / (its["tokens"] / its["seconds"]) for mine, its in pairs
         )
+        ratios[f"{own}: peak memory over {other}'s"] = statistics.median(
+            mine["bytes"] / its["bytes"] for mine, its in pairs
+        )
+    for name in ("ExMATE", "ExMATE, every counterfactual", "Contrast"):
+        pairs = list(zip(found[name], found["CLM"], strict=True))
+        ratios[f"{name}: a step over CLM's"] = statistics.median(
+            mine["seconds"] / clm["seconds"] for mine, clm in pairs
+        )
+    for name, value in ratios.items():
+        console.print(f"{name}: {value:.2f}")
+    clm = medians["CLM"]
+    achieved = 6 * clm["parameters"] * clm["tokens"] / clm["seconds"]
+    limit = machine.matmul_rate()
+    console.print(f"CLM: {achieved / 1e9:.0f} GFLOP/s of the matrix product's {limit / 1e9:.0f}")
+    figures = {"medians": medians, "ratios": ratios, "flops": achieved, "machine": machine.describe()}
+    machine.write(given.json, figures)
 
 
 if __name__ == "__main__":
