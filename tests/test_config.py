@@ -80,6 +80,12 @@ def test_judges_shorthand() -> None:
         ({"levels": [[[[1]]]]}, "levels.0: got [[[...]]]; input should be a number"),
         ({"model": ["x" * 5000]}, "...xx"),
         ({"levels": ["high", 1]}, "levels.0: got 'high'"),
+        ({"levels": {"safety": [0, 2]}}, "levels.safety.1: got 2"),
+        ({"levels": {"safety": [0.5]}}, "levels.safety: got [0.5]"),
+        ({"levels": {"safety": [1, 0.5]}}, "levels.safety: got [1.0, 0.5], allowed are distinct levels"),
+        ({"levels": {"safety": 0.5}}, "levels.safety: got 0.5; input should be a list"),
+        ({"levels": {"safty": [0, 1]}}, "got 'safty', allowed are safety, helpfulness (did you mean 'safety'?)"),
+        ({"levels": 0.5}, "levels: got 0.5; input should be a list"),
         ({"seed": -1}, "seed: got -1"),
         ({"seed": "one"}, "seed: got 'one'"),
         ({"generate": {"samples": 0}}, "generate.samples: got 0"),
@@ -300,7 +306,7 @@ def test_every_key_is_described_once() -> None:
 def test_types_are_described_in_the_words_of_a_recipe() -> None:
     """As a reader types them: no type of Python, limits and defaults in YAML."""
     rows = {path: (kind, default) for path, kind, default, _ in describe_fields(RunConfig)}
-    assert rows["levels"] == ("list of numbers from 0 to 1", "[0, 0.25, 0.5, 0.75, 1]")
+    assert rows["levels"] == ("list of numbers from 0 to 1 or such a list by name", "[0, 0.25, 0.5, 0.75, 1]")
     assert rows["prompts.optimization"] == ("text or list of texts, or null", "null")
     assert rows["generate.top_p"] == ("number above 0 up to 1", "1")
     assert rows["generate.samples"] == ("whole number of 1 or more", "16")

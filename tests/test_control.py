@@ -69,11 +69,11 @@ def test_other_brackets_stay(text: str) -> None:
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, "1", True, None])
 def test_a_dial_outside_its_range_is_refused(value: object) -> None:
     with pytest.raises(DialError, match="allowed is a number from 0 to 1"):
-        FORMAT.quantise(value)  # type: ignore[arg-type]
+        FORMAT.quantise("safety", value)  # type: ignore[arg-type]
 
 
 def test_quantise_takes_the_upper_of_two() -> None:
-    assert [FORMAT.quantise(value) for value in (0.0, 0.1, 0.125, 0.6, 1.0)] == [0.0, 0.0, 0.25, 0.5, 1.0]
+    assert [FORMAT.quantise("safety", value) for value in (0.0, 0.1, 0.125, 0.6, 1.0)] == [0.0, 0.0, 0.25, 0.5, 1.0]
 
 
 def test_resolve_fills_missing_dials_and_names_unknown_ones() -> None:

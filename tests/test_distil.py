@@ -262,7 +262,7 @@ def test_examples_come_from_the_pool_and_the_account_adds_up(scored: Scored, opt
         assert example.response.strip()
         assert (example.prompt_id, example.response) in known
         assert example.control == {
-            name: nearest_level(score, FORMAT.levels) for name, score in example.scores.items()
+            name: nearest_level(score, FORMAT.levels_of(name)) for name, score in example.scores.items()
         }
     counts = distilled.counts
     dropped = (

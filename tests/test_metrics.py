@@ -154,7 +154,7 @@ def test_reachable_error_by_hand() -> None:
     Requests 00 → first: (0, 0). 01: distances 1 and 1.4 → first: (0, 1). 10: 1 and .6 → second: (0, .6).
     11: second: (0, .4). Means: 0 and (0 + 1 + .6 + .4)/4 = .5.
     """
-    found = metrics.reachable_error([[[0.0, 0.0], [1.0, 0.6]]], [0.0, 1.0])
+    found = metrics.reachable_error([[[0.0, 0.0], [1.0, 0.6]]], [[0.0, 1.0]] * 2)
     assert found == pytest.approx([0.0, 0.5], abs=1e-12)
 
 
@@ -305,7 +305,7 @@ def test_reachable_error_bounds_every_choice(seed: int) -> None:
     """Against a loop over prompts and cells; and a random choice has no smaller summed Err."""
     generator = np.random.default_rng(seed)
     candidates = generator.random((3, 4, 2))
-    found = metrics.reachable_error(candidates, LEVELS)
+    found = metrics.reachable_error(candidates, [LEVELS] * 2)
     best = np.zeros(2)
     chosen = np.zeros(2)
     for prompt, cell in product(candidates, product(LEVELS, repeat=2)):

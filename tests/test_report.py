@@ -365,7 +365,7 @@ def test_panels_take_the_least_that_can_be() -> None:
         level_curve({}, attribute="safety", styles=styles),
         heat_map(np.array([0.1, 0.9]), attribute="safety", levels=(0.0, 1.0), dials=("safety",)),
         heat_map(one, attribute="safety", levels=(0.5,), dials=("helpfulness", "safety")),
-        lattice(one, one, style=styles["exmate"], dials=("helpfulness", "safety")),
+        lattice(one, one, levels=(0.5,), style=styles["exmate"], dials=("helpfulness", "safety")),
         front_of_methods(
             {"exmate": (Interval(-0.2, -0.3, 0.0), Interval(0.9, 0.8, 1.0))},
             [True],
@@ -391,6 +391,7 @@ def test_dials_picture_with_one_method_and_one_dial() -> None:
     picture = dials(
         {"safety": {"exmate": curve}},
         {},
+        levels=LEVELS,
         method="exmate",
         methods=["base", "exmate"],
         prompts=4,

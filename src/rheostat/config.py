@@ -6,9 +6,19 @@ How a recipe is read, overridden and refused: `recipe.py`.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from rheostat import plugins
+from rheostat.config_fields import BY_DIAL, EVERY_DIAL
 from rheostat.control import LEVELS, ControlFormat, level_text
 from rheostat.errors import did_you_mean
 from rheostat.method_name import MethodName, Variant
@@ -18,6 +28,22 @@ Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
+
+
+def _ascending(levels: list[float]) -> list[float]:
+    if sorted(set(levels)) != levels:
+        raise ValueError(f"got {levels}, allowed are distinct levels in ascending order")
+    finer = [level for level in levels if float(level_text(level)) != level]
+    if finer:
+        raise ValueError(f"got {finer[0]!r}, allowed are levels of at most four decimals")
+    return levels
+
+
+LevelList = Annotated[list[Level], Field(min_length=2), AfterValidator(_ascending)]
+LevelsOfDials = Annotated[
+    Annotated[LevelList, Tag(EVERY_DIAL)] | Annotated[dict[str, LevelList], Tag(BY_DIAL)],
+    Discriminator(lambda value: BY_DIAL if isinstance(value, Mapping) else EVERY_DIAL),
+]
 
 
 class _Block(BaseModel):
@@ -228,7 +254,11 @@ class RunConfig(_Block):
         description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, "
         "+x0.25 (a share of the prompts), +reranking",
     )
-    levels: list[Level] = Field(list(LEVELS), min_length=2, description="the grid of every dial")
+    levels: LevelsOfDials = Field(
+        list(LEVELS),
+        description="the levels of every dial, or a list for each dial that is to have others: "
+        "{safety: [0.5, 0.75, 1]} never trains, asks for or offers less",
+    )
     seed: Seed = Field(0, description="of every draw of the run")
     dtype: Dtype = Field("float32", description="of all models' weights")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
@@ -280,15 +310,15 @@ class RunConfig(_Block):
             raise ValueError(f"got {methods}, allowed is each method once")
         return methods
 
-    @field_validator("levels")
-    @classmethod
-    def _ascending(cls, levels: list[float]) -> list[float]:
-        if sorted(set(levels)) != levels:
-            raise ValueError(f"got {levels}, allowed are distinct levels in ascending order")
-        finer = [level for level in levels if float(level_text(level)) != level]
-        if finer:
-            raise ValueError(f"got {finer[0]!r}, allowed are levels of at most four decimals")
-        return levels
+    @model_validator(mode="after")
+    def _levels_of_dials(self) -> "RunConfig":
+        for name in self.levels if isinstance(self.levels, dict) else ():
+            if name not in self.rewards:
+                dials = list(self.rewards)
+                raise ValueError(
+                    f"levels: got {name!r}, allowed are {', '.join(dials)}{did_you_mean(name, dials)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _judges_cover(self) -> "RunConfig":
@@ -303,7 +333,13 @@ class RunConfig(_Block):
     @property
     def control_format(self) -> ControlFormat:
         """The control text of this run's attributes and levels."""
-        return ControlFormat(tuple(plugins.attribute(name) for name in self.rewards), tuple(self.levels))
+        levels = self.levels
+        return ControlFormat(
+            tuple(plugins.attribute(name) for name in self.rewards),
+            {name: tuple(levels.get(name, LEVELS)) for name in self.rewards}
+            if isinstance(levels, dict)
+            else tuple(levels),
+        )
 
     @property
     def method_names(self) -> tuple[MethodName, ...]:

@@ -9,7 +9,10 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-UNION_BRANCHES = ("str", "list[str]", "[key]")
+EVERY_DIAL, BY_DIAL = "[every dial]", "[by dial]"
+"""The branches of levels: a list, or a list a dial."""
+
+UNION_BRANCHES = ("str", "list[str]", "[key]", EVERY_DIAL, BY_DIAL)
 """What pydantic puts into a location beside the keys."""
 
 
@@ -85,6 +88,8 @@ def _kind(annotation: Any, limits: str = "") -> str:
     if origin is list:
         kind, _, within = _kind(inner[0]).partition(" ")
         return f"list of {kind}s {within}".strip()
+    if origin is dict and _kind(inner[1]).startswith("list of "):
+        return "such a list by name"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     return f"{names.get(annotation, 'what the option takes')} {limits}".strip()
 

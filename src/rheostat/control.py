@@ -19,6 +19,10 @@ from rheostat.errors import DialError
 from rheostat.records import Attribute
 
 LEVELS: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The full grid: what a dial has where a recipe says nothing."""
+
+Levels = tuple[float, ...] | Mapping[str, tuple[float, ...]]
+"""Ascending levels in [0, 1]: of every dial alike, or of each dial by its name."""
 
 BRACKETS = "[［﹇⁅⦋⦍⦏⹕⹗【〖〔〘〚「『｢❲⟦⟬⦗﹝︗︹︻﹁﹃"
 """Characters that open a bracket, as a forged control may: square, tortoise shell, lenticular, corner."""
@@ -34,10 +38,10 @@ _CLOSER = re.compile(rf"[{re.escape(CLOSERS)}]")
 
 @dataclass(frozen=True)
 class ControlFormat:
-    """Renders and parses the control text of some attributes on a grid of levels in [0, 1]."""
+    """Renders and parses the control text of some attributes, each on its own levels in [0, 1]."""
 
     attributes: tuple[Attribute, ...]
-    levels: tuple[float, ...] = LEVELS
+    levels: Levels = LEVELS
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -49,9 +53,28 @@ class ControlFormat:
         """The dials' names in the order of the control text."""
         return tuple(attribute.name for attribute in self.attributes)
 
-    def quantise(self, value: float) -> float:
-        """The level nearest to `value`; of two equally near, the upper. Raises `DialError` outside [0, 1]."""
-        return nearest_level(check_dial("dial", value), self.levels)
+    def levels_of(self, name: str) -> tuple[float, ...]:
+        """The levels of a dial, ascending."""
+        return levels_of(self.levels, name)
+
+    def quantise(self, name: str, value: float) -> float:
+        """A dial's level nearest to `value`; of two equally near, the upper. Raises `DialError` outside [0, 1]."""
+        return nearest_level(check_dial(name, value), self.levels_of(name))
+
+    def holds(self, name: str, score: float) -> bool:
+        """Whether a calibrated score lies within a dial's range.
+
+        It does not where a level of the full grid that lies below the dial's lowest or above its highest is nearer
+        than all of the dial's own: 0.3 on a dial of 0.5, 0.75 and 1. Levels left out in between forbid nothing.
+        """
+        own = self.levels_of(name)
+        beyond = [level for level in LEVELS if not own[0] <= level <= own[-1]]
+        return nearest_level(score, (*own, *beyond)) in own
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether some dial does not reach from 0 to 1."""
+        return any((own[0], own[-1]) != (LEVELS[0], LEVELS[-1]) for own in map(self.levels_of, self.names))
 
     def resolve(self, dials: Mapping[str, float | None]) -> dict[str, float]:
         """The full control for some dials: quantised, the missing ones at the highest level."""
@@ -64,16 +87,14 @@ class ControlFormat:
         control: dict[str, float] = {}
         for name in self.names:
             value = dials.get(name)
-            control[name] = (
-                max(self.levels) if value is None else nearest_level(check_dial(name, value), self.levels)
-            )
+            control[name] = self.levels_of(name)[-1] if value is None else self.quantise(name, value)
         return control
 
     def grid(self) -> tuple[dict[str, float], ...]:
         """Every control: the product of the levels, the last attribute turning fastest."""
         return tuple(
             dict(zip(self.names, point, strict=True))
-            for point in product(self.levels, repeat=len(self.names))
+            for point in product(*map(self.levels_of, self.names))
         )
 
     def render(self, control: Mapping[str, float]) -> str:
@@ -170,6 +191,11 @@ def check_dial(name: str, value: float) -> float:
 def level_text(level: float) -> str:
     """A level as the control text and the chat template write it, `0.75`."""
     return f"{level:.4f}".rstrip("0").rstrip(".")
+
+
+def levels_of(levels: Levels, name: str) -> tuple[float, ...]:
+    """The levels of the dial `name`."""
+    return levels[name] if isinstance(levels, Mapping) else levels
 
 
 def nearest_level(value: float, levels: Sequence[float]) -> float:

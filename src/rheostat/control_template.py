@@ -23,7 +23,7 @@ def dialled_template(template: str, control_format: ControlFormat) -> str:
         *_neutralise(control_format),
     ]
     for attribute in control_format.attributes:
-        pieces += _dial(attribute.name, attribute.word, control_format.levels)
+        pieces += _dial(attribute.name, attribute.word, control_format.levels_of(attribute.name))
     return "".join(pieces) + "{% if add_generation_prompt %}{{ rheostat.control }}{% endif %}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rheostat import plugins
-from rheostat.control import ControlFormat
+from rheostat.control import ControlFormat, Levels
 from rheostat.errors import InputError, ModelError
 from rheostat.models import load_policy, resolve
 from rheostat.plugins import Engine, GenerationRequest, Sampling
@@ -163,12 +163,18 @@ def _turn(value: Any) -> Message:
     return Message(role, content)
 
 
+def _levels(written: Any, attributes: Sequence[Attribute]) -> Levels:
+    """Levels off a card: a list a dial, or of every dial (schema 1)."""
+    if isinstance(written, list):
+        return tuple(written)
+    return {each.name: tuple(written[each.name]) for each in attributes}
+
+
 def _exported(folder: Path, device: str) -> DialledModel:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        control_format = ControlFormat(
-            tuple(plugins.attribute(name) for name in card["attributes"]), tuple(card["levels"])
-        )
+        attributes = tuple(plugins.attribute(name) for name in card["attributes"])
+        control_format = ControlFormat(attributes, _levels(card["levels"], attributes))
         template = card["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rheostat.config import DistilConfig, RunConfig
-from rheostat.control import ControlFormat, nearest_level
+from rheostat.control import ControlFormat
 from rheostat.errors import InputError
 from rheostat.method_name import TrainingData
 from rheostat.progress import ProgressDisplay, null_progress
@@ -34,12 +34,12 @@ class DistilCounts:
     """What became of the pool: the pool is the examples plus all `*_dropped` of responses.
 
     Responses dropped, in this order: `empty_dropped` (no text), `truncated_dropped` (ended by length, and not kept),
-    `duplicates_dropped` (text already there for the prompt), `middling_dropped` (no extreme case, or not
-    drawn), `contrast_dropped` (of the `prompts_without_contrast`), `share_dropped` (over the cell's share).
-    `prompts_without_responses` had none that could be used. `cells_before` (the usable pool) and
-    `cells_after` (the examples) count responses by the control text of their quantised scores. `cell_limit`
-    is the most examples a cell may hold (None: no limit); `largest_cell_share` is the largest share that a
-    cell has in the end (None: there is no example).
+    `outside_dropped` (scored outside the range of a dial with restricted levels), `duplicates_dropped` (text already
+    there for the prompt), `middling_dropped` (no extreme case, or not drawn), `contrast_dropped` (of the
+    `prompts_without_contrast`), `share_dropped` (over the cell's share). `prompts_without_responses` had none that
+    could be used. `cells_before` (the usable pool) and `cells_after` (the examples) count responses by the control
+    text of their quantised scores. `cell_limit` is the most examples a cell may hold (None: no limit);
+    `largest_cell_share` is the largest share that a cell has in the end (None: there is no example).
     """
 
     pool: int
@@ -49,6 +49,7 @@ class DistilCounts:
     prompts_without_contrast: int
     empty_dropped: int
     truncated_dropped: int
+    outside_dropped: int
     duplicates_dropped: int
     middling_dropped: int
     contrast_dropped: int
@@ -79,7 +80,7 @@ class _Candidate(NamedTuple):
         return sum(abs(score - wanted) for score, wanted in zip(self.scores, point, strict=True))
 
 
-Fate = Literal["usable", "empty", "truncated", "duplicate"]
+Fate = Literal["usable", "empty", "truncated", "outside", "duplicate"]
 
 
 class _Pool(NamedTuple):
@@ -104,8 +105,10 @@ def moec(
 ) -> Distilled:
     """Keep the extreme cases of each prompt, under their scores quantised to the level grid.
 
-    Of each prompt's responses (by prompt id, empty, truncated and repeated ones left out) it keeps the
-    `per_corner` nearest to each corner of the attribute cube, L1 on calibrated scores, and the
+    A dial with restricted levels learns nothing from beyond them: a response that scores outside its range
+    (`ControlFormat.holds`) is left out, not raised to the nearest level that is allowed. Of each prompt's other
+    responses (by prompt id, empty, truncated and repeated ones left out) it keeps the `per_corner` nearest to each
+    corner of the cube of the dials' lowest and highest levels, L1 on calibrated scores, and the
     `per_extreme` best and worst of each attribute; each once, equally good ones by sample number. A prompt
     whose kept responses span less than `minimum_contrast` on every attribute is dropped. Then no control
     cell may hold more than `maximum_cell_share` of the examples; where holding that would cost more than
@@ -114,7 +117,7 @@ def moec(
     from the cell's levels.
     """
     pool = _pool(scored, control_format, with_repeats=False, with_truncated=options.keep_truncated)
-    kept = {prompt: _extremes(responses, options) for prompt, responses in pool.candidates.items()}
+    kept = {prompt: _extremes(responses, control_format, options) for prompt, responses in pool.candidates.items()}
     contrasting = [responses for responses in kept.values() if _widest(responses) >= options.minimum_contrast]
     selected = [candidate for responses in contrasting for candidate in responses]
     limit = _cell_limit(Counter(candidate.cell for candidate in selected), options.maximum_cell_share)
@@ -146,7 +149,8 @@ def raw(
 ) -> Distilled:
     """A uniform sub-sample of `count` responses, without replacement, under scores rounded to two decimals.
 
-    Empty responses are left out, and truncated ones unless they are kept; repeated ones stay. All usable ones are
+    Empty responses are left out, and truncated ones unless they are kept; repeated ones stay. Those outside the
+    range of a dial with restricted levels are left out, and no control is beyond it. All usable ones are
     taken where there are fewer than `count`.
     """
     assert count >= 0, count
@@ -156,8 +160,11 @@ def raw(
     drawn = [usable[index] for index in sorted(chosen.tolist())]
     examples = []
     for candidate in drawn:
-        scores = zip(control_format.names, candidate.scores, strict=True)
-        examples.append(_example(candidate, {name: round(score, 2) for name, score in scores}, prompts))
+        control = {}
+        for name, score in zip(control_format.names, candidate.scores, strict=True):
+            lowest, *_, highest = control_format.levels_of(name)
+            control[name] = min(max(round(score, 2), lowest), highest)
+        examples.append(_example(candidate, control, prompts))
     return Distilled(tuple(examples), _counts(pool, drawn, control_format))
 
 
@@ -174,30 +181,37 @@ def _pool(
     for prompt in sorted(scored):
         texts: set[str] = set()
         for response in sorted(scored[prompt], key=lambda each: (each.sample, each.text)):
-            fate = _fate(response, texts, with_truncated=with_truncated)
+            fate = _fate(response, texts, control_format, with_truncated=with_truncated)
             fates[fate] += 1
             if fate == "usable":
                 scores = tuple(response.calibrated[name] for name in control_format.names)
-                cell = tuple(nearest_level(score, control_format.levels) for score in scores)
+                cell = tuple(map(control_format.quantise, control_format.names, scores))
                 candidates.setdefault(prompt, []).append(_Candidate(response, scores, cell))
                 if not with_repeats:
                     texts.add(response.text)
     return _Pool(candidates, fates, len(scored) - len(candidates))
 
 
-def _fate(response: ScoredResponse, texts: set[str], *, with_truncated: bool) -> Fate:
+def _fate(
+    response: ScoredResponse, texts: set[str], control_format: ControlFormat, *, with_truncated: bool
+) -> Fate:
     if not response.text.strip():
         return "empty"
     if response.finish == "length" and not with_truncated:
         return "truncated"
+    if not all(control_format.holds(name, response.calibrated[name]) for name in control_format.names):
+        return "outside"
     return "duplicate" if response.text in texts else "usable"
 
 
-def _extremes(responses: Sequence[_Candidate], options: DistilConfig) -> list[_Candidate]:
+def _extremes(
+    responses: Sequence[_Candidate], control_format: ControlFormat, options: DistilConfig
+) -> list[_Candidate]:
     """What is nearest to the corners and each attribute's best and worst, each once, in the order given."""
     dials = range(len(responses[0].scores))
     kept: set[int] = set()
-    for corner in product((0.0, 1.0), repeat=len(dials)):
+    ends = [(levels[0], levels[-1]) for levels in map(control_format.levels_of, control_format.names)]
+    for corner in product(*ends):
         nearest = sorted(range(len(responses)), key=lambda index: responses[index].distance(corner))
         kept.update(nearest[: options.per_corner])
     for dial in dials:
@@ -282,6 +296,7 @@ def _counts(
         prompts_without_contrast=prompts_without_contrast,
         empty_dropped=pool.fates["empty"],
         truncated_dropped=pool.fates["truncated"],
+        outside_dropped=pool.fates["outside"],
         duplicates_dropped=pool.fates["duplicate"],
         middling_dropped=len(usable) - len(chosen) - contrast_dropped - share_dropped,
         contrast_dropped=contrast_dropped,
@@ -312,13 +327,15 @@ def distil(
     learn from.
     """
     scored = run.finished("score")
+    form = config.control_format
     stage = run.stage(
         f"distil/{data}",
         inputs={
             "score": scored.fingerprint,
             "distil": config.distil.model_dump(),
-            "levels": list(config.levels),
+            "levels": form.levels,
             "seed": config.seed,
+            **({"outside": "left out"} if form.is_restricted else {}),
         },
     )
     if stage.done:
@@ -332,13 +349,13 @@ def distil(
             for prompt, responses in by_prompt(scored.read(ScoredResponse)).items()
             if prompt in prompts
         }
-        kept = moec(pool, prompts, control_format=config.control_format, options=config.distil)
+        kept = moec(pool, prompts, control_format=form, options=config.distil)
         if data.variant == "raw":
             count = len(kept.examples)
             kept = raw(
                 pool,
                 prompts,
-                control_format=config.control_format,
+                control_format=form,
                 count=count,
                 seed=config.seed,
                 keep_truncated=config.distil.keep_truncated,
@@ -347,11 +364,12 @@ def distil(
             raise InputError(
                 f"no training example is left of {kept.counts.pool} responses: {kept.counts.empty_dropped} were "
                 f"empty, {kept.counts.truncated_dropped} cut off at max_tokens, "
+                f"{kept.counts.outside_dropped} outside the levels, "
                 f"{kept.counts.prompts_without_contrast} prompts had no contrast",
                 hint="raise generate.samples or generate.max_tokens, lower distil.minimum_contrast, or, for a model "
                 "that never ends an answer, set distil.keep_truncated=true",
             )
         stage.write(kept.examples, Example)
         advance(len(kept.examples))
-    stage.finish(asdict(kept.counts))
+    stage.finish({name: count for name, count in asdict(kept.counts).items() if count or name != "outside_dropped"})
     return stage

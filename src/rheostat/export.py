@@ -14,7 +14,7 @@ from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
 from rheostat.storage import require_object, storage_errors, write_json, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | None = None) -> Path:
@@ -46,7 +46,7 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
             "schema": SCHEMA,
             "attributes": list(control_format.names),
             "words": {each.name: each.word for each in control_format.attributes},
-            "levels": list(control_format.levels),
+            "levels": {name: list(control_format.levels_of(name)) for name in control_format.names},
             "calibration": calibration[OWN],
             "chat_template": template,
             "base": config.model,

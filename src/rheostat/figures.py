@@ -58,7 +58,8 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
 
 def grid_of(rows: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> Grid:
     """The rows of a method by one scorer, as arrays."""
-    return Grid.from_rows(rows, attributes=config.control_format.names, levels=config.levels, scorer=scorer)
+    form = config.control_format
+    return Grid.from_rows(rows, attributes=form.names, levels=form.levels, scorer=scorer)
 
 
 def _method(
@@ -78,14 +79,15 @@ def _method(
 
 def _reachable(pool: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> dict[str, Any]:
     """Per attribute the mean lowest and highest score among a prompt's base samples, and the Err of the best choice."""
-    names = config.control_format.names
+    form = config.control_format
+    names = form.names
     scores = np.array(
         [
             [[row.scores[f"{scorer}/{name}"] for name in names] for row in rows]
             for rows in by_prompt(pool).values()
         ]
     )
-    errors = metrics.reachable_error(scores, config.levels)
+    errors = metrics.reachable_error(scores, [form.levels_of(name) for name in names])
     return {
         name: {
             "low": float(scores[:, :, index].min(axis=1).mean()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rheostat.control import Levels, levels_of
 from rheostat.records import EvaluationRow, by_prompt
 
 Array = NDArray[np.float64]
@@ -19,12 +20,12 @@ class Grid:
     """What was requested of a method and what one scorer says came out.
 
     `requested` and `achieved`: `(prompts, cells, attributes)`. Every prompt has the same cells in the same
-    order, a cell may occur more than once; requests lie on `levels`, and every dial is turned to its lowest
-    and its highest. Raises `ValueError` where that does not hold or a number is not finite.
+    order, a cell may occur more than once; requests lie on each dial's levels, and every dial is turned to its
+    lowest and its highest. Raises `ValueError` where that does not hold or a number is not finite.
     """
 
     attributes: tuple[str, ...]
-    levels: tuple[float, ...]
+    levels: Levels
     requested: Array
     achieved: Array
 
@@ -39,16 +40,17 @@ class Grid:
             raise ValueError(f"got {broken} NaN or infinite achieved scores, allowed are finite numbers")
         if (self.requested != self.requested[:1]).any():
             raise ValueError("got prompts with different cells, allowed are the same ones in the same order")
-        if not np.isin(self.requested[0], self.levels).all():
-            raise ValueError(f"got requests off the grid, allowed are the levels {self.levels}")
-        ends = {min(self.levels), max(self.levels)}
         for name, column in zip(self.attributes, self.requested[0].T, strict=True):
+            levels = self.levels_of(name)
+            if not np.isin(column, levels).all():
+                raise ValueError(f"{name}: got requests off the grid, allowed are the levels {levels}")
+            ends = {levels[0], levels[-1]}
             if len(ends) < 2 or not ends <= set(column.tolist()):
                 raise ValueError(f"{name} is not requested at both its lowest and its highest level")
 
     @classmethod
     def from_rows(
-        cls, rows: Sequence[EvaluationRow], *, attributes: Sequence[str], levels: Sequence[float], scorer: str
+        cls, rows: Sequence[EvaluationRow], *, attributes: Sequence[str], levels: Levels, scorer: str
     ) -> "Grid":
         """The grid of a method's evaluation rows by one scorer: scores named `scorer/attribute`.
 
@@ -64,12 +66,16 @@ class Grid:
         scores = [f"{scorer}/{name}" for name in attributes]
         requested = [[[row.requested[name] for name in attributes] for row in cells] for cells in prompts]
         achieved = [[[row.scores[score] for score in scores] for row in cells] for cells in prompts]
-        return cls(tuple(attributes), tuple(levels), np.array(requested, float), np.array(achieved, float))
+        return cls(tuple(attributes), levels, np.array(requested, float), np.array(achieved, float))
 
     @property
     def prompts(self) -> int:
         """How many prompts there are."""
         return int(self.requested.shape[0])
+
+    def levels_of(self, attribute: str) -> tuple[float, ...]:
+        """The levels of an attribute's dial, ascending."""
+        return levels_of(self.levels, attribute)
 
     def request(self, attribute: str) -> Array:
         """The requested levels of an attribute, `(cells,)`: the same for every prompt."""

@@ -202,18 +202,19 @@ def level_curve(grid: Grid, attribute: str, *, resamples: int, seed: int) -> tup
 
 
 def heat_map(grid: Grid, attribute: str) -> Array:
-    """Mean achieved score of an attribute in each cell, `(levels,) * attributes`.
+    """Mean achieved score of an attribute in each cell, an axis a dial, as long as it has levels.
 
     Axis i is the grid's dial i, levels ascending; of two dials, rows are the first. Raises `ValueError` where
     a cell of the full grid is missing.
     """
-    levels = sorted(grid.levels)
+    levels = [grid.levels_of(name) for name in grid.attributes]
     means = grid.outcome(attribute).mean(axis=0)
-    cells = np.empty((len(levels),) * len(grid.attributes))
+    cells = np.empty([len(each) for each in levels])
     for place in np.ndindex(cells.shape):
-        here = (grid.requested[0] == [levels[index] for index in place]).all(axis=1)
+        request = [own[index] for own, index in zip(levels, place, strict=True)]
+        here = (grid.requested[0] == request).all(axis=1)
         if not here.any():
-            raise ValueError(f"no response was requested at {[levels[index] for index in place]}")
+            raise ValueError(f"no response was requested at {request}")
         cells[place] = means[here].mean()
     return cells
 
@@ -254,18 +255,19 @@ def perplexity_ratio(
     return _interval(np.exp(base - method))
 
 
-def reachable_error(candidates: ArrayLike, levels: Sequence[float]) -> Array:
+def reachable_error(candidates: ArrayLike, levels: Sequence[Sequence[float]]) -> Array:
     """Err of the best choice among `candidates` `(prompts, samples, attributes)`, `(attributes,)`.
 
-    For each prompt and cell of the full grid, |requested − achieved| of the candidate nearest to the request
-    in L1 over all attributes (of equally near ones the first), averaged. No method that only picks among
-    these candidates has a smaller summed Err. Raises `ValueError` on another shape or numbers that are not
-    finite.
+    For each prompt and cell of the product of `levels`, one list an attribute, |requested − achieved| of the
+    candidate nearest to the request in L1 over all attributes (of equally near ones the first), averaged. No method
+    that only picks among these candidates has a smaller summed Err. Raises `ValueError` on another shape or numbers
+    that are not finite.
     """
     achieved = np.asarray(candidates, dtype=np.float64)
     if achieved.ndim != 3 or 0 in achieved.shape or not np.isfinite(achieved).all():
         raise ValueError(f"got {achieved.shape}, allowed are finite (prompts, samples, attributes), none 0")
-    cells = list(product(levels, repeat=achieved.shape[2]))
+    assert len(levels) == achieved.shape[2], (levels, achieved.shape)
+    cells = list(product(*levels))
     total = np.zeros(achieved.shape[2])
     for cell in cells:
         distances = np.abs(achieved - np.array(cell))
@@ -323,7 +325,7 @@ def _wins_and_ties(grid: Grid, attribute: str) -> tuple[Array, Array]:
     """Share of a prompt's pairs that the highest level wins (a tie is half), and that tie: `(prompts,)`."""
     request, outcome = grid.request(attribute), grid.outcome(attribute)
     others = np.delete(grid.requested[0], grid.attributes.index(attribute), axis=1)
-    tops, bottoms = (np.flatnonzero(request == end) for end in (max(grid.levels), min(grid.levels)))
+    tops, bottoms = (np.flatnonzero(request == end) for end in _ends(grid, attribute))
     pairs = [(top, low) for top in tops for low in bottoms if (others[top] == others[low]).all()]
     if not pairs:
         raise ValueError(f"{attribute}: no two cells differ in this dial alone, from lowest to highest")
@@ -344,9 +346,15 @@ def _reaches(grid: Grid, attribute: str, reachable_low: float, reachable_high: f
     if not reachable_low < reachable_high:
         raise ValueError(f"{attribute}: got the empty reachable range {reachable_low} to {reachable_high}")
     request, outcome = grid.request(attribute), grid.outcome(attribute)
-    top, bottom = (outcome[:, request == end].mean(axis=1) for end in (max(grid.levels), min(grid.levels)))
+    top, bottom = (outcome[:, request == end].mean(axis=1) for end in _ends(grid, attribute))
     reaches: Array = (top - bottom) / (reachable_high - reachable_low)
     return reaches
+
+
+def _ends(grid: Grid, attribute: str) -> tuple[float, float]:
+    """The highest and the lowest level of a dial."""
+    levels = grid.levels_of(attribute)
+    return levels[-1], levels[0]
 
 
 def _per_prompt(logprob_sums: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:

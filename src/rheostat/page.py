@@ -8,6 +8,7 @@ characters visible, and forbids itself by policy to load anything or to run a sc
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from rheostat.canvas import (
     to_png,
     to_svg,
 )
+from rheostat.control import Levels, levels_of
 from rheostat.metrics import Interval, LevelPoint, pareto_front
 from rheostat.pictures import (
     LARGE,
@@ -72,7 +74,7 @@ class ReportData:
     - `evaluation`: the content of evaluation.json, whose method and attribute names are used throughout;
       `prompts`: how many each of its evaluations used.
     - `level_curves`, `heat_maps`: by method, then attribute, in the optimization evaluation; a heat map has
-      an axis of `levels` for each attribute, in the order of `attributes`.
+      an axis of its `levels` for each attribute, in the order of `attributes`.
     - `other_curves`: by title the level curves of another evaluation, by method, then attribute.
     - `pool` and `kept` `(n, attributes)`: calibrated scores of all self-generated responses, and of the
       examples that distillation kept; `raw` `(n, attributes)`: the pool's scores before calibration;
@@ -84,7 +86,7 @@ class ReportData:
 
     title: str
     attributes: tuple[str, ...]
-    levels: tuple[float, ...]
+    levels: Levels
     evaluation: Mapping[str, Any]
     prompts: Mapping[str, int]
     level_curves: Mapping[str, Mapping[str, Sequence[LevelPoint]]]
@@ -111,6 +113,23 @@ class ReportData:
     def plane(self) -> tuple[str, ...]:
         """The attributes that pictures of two dials show: the first two."""
         return self.attributes[:2]
+
+    def levels_of(self, attribute: str) -> tuple[float, ...]:
+        """The levels of an attribute's dial, ascending."""
+        return levels_of(self.levels, attribute)
+
+    @property
+    def settings(self) -> int:
+        """How many settings those first two dials have."""
+        return prod(len(self.levels_of(name)) for name in self.plane)
+
+    @property
+    def levels_in_words(self) -> str:
+        """How many levels the dials have: `every dial at 5 levels`."""
+        counts = {name: len(self.levels_of(name)) for name in self.attributes}
+        if len(set(counts.values())) == 1:
+            return f"every dial at {next(iter(counts.values()))} levels"
+        return ", ".join(f"{name} at {count} levels" for name, count in counts.items())
 
 
 def render(data: ReportData) -> str:
@@ -196,6 +215,7 @@ def pictures(data: ReportData) -> dict[str, bytes]:
         sheets[name] = dials(
             _by_attribute(data, [name for name in data.methods if "+" not in name] or data.methods),
             {each: _on_plane(data, data.examples_method, each) for each in data.plane},
+            levels=data.levels,
             method=data.examples_method,
             methods=data.methods,
             prompts=data.prompts["optimization"],
@@ -257,7 +277,7 @@ def _heat_map(data: ReportData, name: str, attribute: str) -> Panel:
 
 def _lattice(data: ReportData, name: str, style: MethodStyle) -> Panel:
     first, second = (_on_plane(data, name, attribute) for attribute in data.plane)
-    return lattice(first, second, style=style, dials=data.plane)
+    return lattice(first, second, levels=data.levels, style=style, dials=data.plane)
 
 
 def _on_plane(data: ReportData, name: str, attribute: str) -> Array:
@@ -308,11 +328,11 @@ def _grid_rows(data: ReportData) -> list[dict[str, Any]]:
 
     Dials beyond the second stand at their highest level.
     """
-    rest = (max(data.levels),) * (len(data.attributes) - 2)
-    columns = data.levels if len(data.attributes) > 1 else (None,)
+    rest = tuple(data.levels_of(name)[-1] for name in data.attributes[2:])
+    columns = data.levels_of(data.attributes[1]) if len(data.attributes) > 1 else (None,)
     return [
         {"level": row, "cells": [(row, *([] if column is None else [column]), *rest) for column in columns]}
-        for row in sorted(data.levels, reverse=True)
+        for row in reversed(data.levels_of(data.attributes[0]))
     ]
 
 

@@ -1,6 +1,7 @@
 """The report's pictures, drawn from plain arrays: each function gives a panel, `dials` a whole figure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from rheostat.canvas import (
     method_styles,
     score_colour,
 )
+from rheostat.control import Levels, levels_of
 from rheostat.metrics import Interval, LevelPoint
 
 Curves = Mapping[str, Sequence[LevelPoint]]
@@ -59,13 +61,14 @@ def level_curve(
 
 
 def heat_map(
-    matrix: Array, *, attribute: str, levels: Sequence[float], dials: Sequence[str], size: float = SMALL
+    matrix: Array, *, attribute: str, levels: Levels, dials: Sequence[str], size: float = SMALL
 ) -> Panel:
     """Mean achieved score at every control: up the first of `dials`, along the second.
 
-    `matrix` `(levels, levels)`, or `(levels,)` with one dial.
+    `matrix` `(levels of the first, levels of the second)`, or `(levels,)` with one dial.
     """
-    cells = np.asarray(matrix, dtype=float).reshape(len(levels), -1)
+    rows, *columns = (levels_of(levels, name) for name in dials)
+    cells = np.asarray(matrix, dtype=float).reshape(len(rows), -1)
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.pcolormesh(cells, cmap=SCALE, vmin=0, vmax=1, edgecolors=theme.card, linewidth=1.2)
@@ -83,32 +86,32 @@ def heat_map(
         _frame(axes, theme, grid=False)
         axes.set_aspect("equal", adjustable="box")
         axes.tick_params(length=0)
-        names = [f"{level:g}" for level in levels]
-        axes.set_yticks(np.arange(len(levels)) + 0.5, names)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{level:g}" for level in rows])
         _name(axes, theme, f"requested {dials[1]}" if len(dials) > 1 else "", f"requested {dials[0]}")
-        if cells.shape[1] == len(levels):
-            axes.set_xticks(np.arange(len(levels)) + 0.5, names)
-        else:
-            axes.set_xticks([])
+        names = [f"{level:g}" for level in columns[0]] if columns else []
+        axes.set_xticks(np.arange(len(names)) + 0.5, names)
 
     return Panel(f"achieved {attribute}", size, size, draw)
 
 
 def lattice(
-    first: Array, second: Array, *, style: MethodStyle, dials: Sequence[str], size: float = SMALL
+    first: Array, second: Array, *, levels: Levels, style: MethodStyle, dials: Sequence[str], size: float = SMALL
 ) -> Panel:
-    """Where each control of two dials lands, neighbours joined; perfect control is the square lattice behind.
+    """Where each control of two dials lands, neighbours joined; perfect control is the lattice behind.
 
-    `first`, `second` `(levels, levels)`: mean achieved score of the first dial, drawn upward, and of the
-    second, drawn to the right. The filled mark is both dials fully up, the hollow one both fully down.
+    `first`, `second` `(levels of the first, levels of the second)`: mean achieved score of the first dial, drawn
+    upward, and of the second, drawn to the right. The filled mark is both dials fully up, the hollow one both fully
+    down.
     """
     up, right = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     assert up.shape == right.shape, (up.shape, right.shape)
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for position in np.linspace(0, 1, len(up)):
-            axes.plot([position, position], [0, 1], color=theme.line, linewidth=0.8, zorder=1)
-            axes.plot([0, 1], [position, position], color=theme.line, linewidth=0.8, zorder=1)
+        rows, columns = (levels_of(levels, name) for name in dials)
+        upright = [([column, column], [rows[0], rows[-1]]) for column in columns]
+        level = [([columns[0], columns[-1]], [row, row]) for row in rows]
+        for line in filter(None, chain(*zip_longest(upright, level))):
+            axes.plot(*line, color=theme.line, linewidth=0.8, zorder=1)
         colour = theme.named()[style.colour]
         for x, y in (*zip(right, up, strict=True), *zip(right.T, up.T, strict=True)):
             axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.85, zorder=2, solid_joinstyle="round")
@@ -242,6 +245,7 @@ def dials(
     curves: Mapping[str, Curves],
     heat_maps: Mapping[str, Array],
     *,
+    levels: Levels,
     method: str,
     methods: Sequence[str],
     prompts: int,
@@ -263,7 +267,7 @@ def dials(
     note = f"Means of {prompts:,} held-out prompts with 95 % intervals."
     if len(names) > 1:
         up, right = (heat_maps[name] for name in names)
-        panel = lattice(up, right, style=styles[method], dials=names, size=MIDDLE)
+        panel = lattice(up, right, levels=levels, style=styles[method], dials=names, size=MIDDLE)
         panels.append(Panel(f"{method}: turning both", panel.width, panel.height, panel.draw))
         note += (
             f" On the right a knot of the net is one of the {up.size} settings of both\ndials, ● both fully up, ○ both "

@@ -49,13 +49,14 @@ def write(data: ReportData, directory: Path) -> Path:
 def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     """All that the report shows, read from a run; raises `StageMissing` where its evaluation is missing."""
     evaluation = _json(run, run.path / "evaluation.json", "evaluate")
-    attributes = config.control_format.names
+    form = config.control_format
+    attributes = form.names
     rows = {
         name: run.finished(f"evaluate/optimization/{name}").read(EvaluationRow)
         for name in evaluation["evaluations"]["optimization"]
     }
     grids = {
-        name: Grid.from_rows(each, attributes=attributes, levels=config.levels, scorer=OWN)
+        name: Grid.from_rows(each, attributes=attributes, levels=form.levels, scorer=OWN)
         for name, each in rows.items()
     }
     tuned = [name.name for name in config.method_names if name.objective is not None]
@@ -70,7 +71,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     return ReportData(
         title=f"Dials for {config.model}",
         attributes=attributes,
-        levels=tuple(config.levels),
+        levels=form.levels,
         evaluation=evaluation,
         prompts={name: collected.summary[name] for name in evaluation["evaluations"]},
         level_curves={name: _curves(grid, config) for name, grid in grids.items()},
@@ -105,15 +106,13 @@ def _generalization_curves(
     methods: Mapping[str, Any] = evaluation["evaluations"].get("generalization", {})
     first: Mapping[str, Any] = next(iter(methods.values()), {})
     rows = {name: run.finished(f"evaluate/generalization/{name}").read(EvaluationRow) for name in methods}
+    form = config.control_format
     found = {}
     for scorer in first.get("scorers", {}):
         title = report_tables.generalization_title(evaluation, scorer)
         found[title] = {
             name: _curves(
-                Grid.from_rows(
-                    each, attributes=config.control_format.names, levels=config.levels, scorer=scorer
-                ),
-                config,
+                Grid.from_rows(each, attributes=form.names, levels=form.levels, scorer=scorer), config
             )
             for name, each in rows.items()
         }

@@ -28,6 +28,7 @@ _DISTILLED = {
     "prompts_without_contrast": "prompts without contrast",
     "empty_dropped": "dropped: empty",
     "truncated_dropped": "dropped: cut off",
+    "outside_dropped": "dropped: outside the levels",
     "duplicates_dropped": "dropped: same text twice",
     "middling_dropped": "dropped: no extreme case",
     "contrast_dropped": "dropped: no contrast",

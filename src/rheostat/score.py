@@ -93,7 +93,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
                     "higher_is_better": each.higher_is_better,
                     "sample_size": each.sample_size,
                     "largest_pile": each.largest_pile._asdict(),
-                    "unreachable_levels": list(each.unreachable_levels(config.levels)),
+                    "unreachable_levels": list(each.unreachable_levels(config.control_format.levels_of(name))),
                 }
                 for name, each in calibrators[OWN].items()
             },

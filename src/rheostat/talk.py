@@ -87,13 +87,10 @@ def answer(model: Talker, messages: Sequence[Message], dials: Mapping[str, float
 def answer_grid(
     model: Talker, messages: Sequence[Message], levels: Sequence[float] | None, manner: Manner
 ) -> list[tuple[Control, str]]:
-    """Answers at every combination of levels; without `levels` at the model's lowest, middle and highest."""
+    """Answers at every combination of levels; without `levels` at each dial's lowest, middle and highest."""
     form = model.control_format
-    chosen = levels or (form.levels[0], form.levels[len(form.levels) // 2], form.levels[-1])
-    controls = [
-        form.resolve(dict(zip(form.names, point, strict=True)))
-        for point in product(chosen, repeat=len(form.names))
-    ]
+    chosen = [levels or _ends_and_middle(form.levels_of(name)) for name in form.names]
+    controls = [form.resolve(dict(zip(form.names, point, strict=True))) for point in product(*chosen)]
     distinct = list({form.render(control): control for control in controls}.values())
     answers = model.respond_batch(
         [(messages, control) for control in distinct],
@@ -177,6 +174,10 @@ def converse(
                 reply(conversation.say(text.removeprefix("/") if text.startswith("//") else text))
         except RheostatError as error:
             fault(error)
+
+
+def _ends_and_middle(levels: Sequence[float]) -> tuple[float, ...]:
+    return levels[0], levels[len(levels) // 2], levels[-1]
 
 
 def _level(name: str, value: str) -> float:
