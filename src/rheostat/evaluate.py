@@ -95,7 +95,7 @@ class Evaluator:
                 "samples": self._config.evaluate.reachable_samples
                 if name is None
                 else self._config.evaluate.rerank_samples * reranks,
-                "levels": self._format.levels,
+                "levels": self._config.control_format.levels,
                 "dtype": self._config.dtype,
                 "batch_tokens": self._config.batch_tokens,
                 "seed": self._config.seed,
