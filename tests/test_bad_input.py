@@ -65,7 +65,7 @@ def test_all_that_is_not_there_is_told_at_once_and_nothing_is_written(tmp_path: 
         ("empty.jsonl", b"", "no usable prompt"),
         ("binary.jsonl", bytes(range(256)) * 40, "the first of"),
         ("binary.csv", bytes(range(128, 256)) * 40, "got the columns"),
-        ("other.csv", b"question\nWhat?\n", "got the columns 'question'"),
+        ("other.csv", b"label\nWhat?\n", "got the columns 'label'"),
         ("twice.jsonl", b'{"prompt": "Hi"}\n{"prompt": "HI "}\n', "got 1 prompt"),
         ("long.txt", b"egg " * 5000 + b"\nmore " + b"egg " * 5000, "too long for pocket:chat"),
     ],

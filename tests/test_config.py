@@ -75,6 +75,19 @@ def test_judges_shorthand() -> None:
             "rewards.safety: got the model None, a classifier needs",
         ),
         ({"prompts": {"train": 5}}, "prompts.train: got 5; input should be text"),
+        ({"prompts": {"train": ["a", 5]}}, "prompts.train.1: got 5; input should be text"),
+        (
+            {"prompts": {"train": [{"source": "x", "weigth": 2}]}},
+            "prompts.train.0.weigth: unknown key (did you mean 'weight'?)",
+        ),
+        (
+            {"prompts": {"train": "x", "generalization": {"source": "x", "limt": 2}}},
+            "prompts.generalization.limt: unknown key (did you mean 'limit'?); allowed are column, limit, name",
+        ),
+        ({"prompts": {"train": [{"weight": 2}]}}, "prompts.train.0.source: missing"),
+        ({"prompts": {"train": [{"source": "x", "weight": 0}]}}, "prompts.train.0.weight: got 0"),
+        ({"prompts": {"train": [{"source": "x", "weight": math.inf}]}}, "prompts.train.0.weight: got inf"),
+        ({"prompts": {"train": "x", "near_duplicates": 1.1}}, "prompts.near_duplicates: got 1.1"),
         ({"rewards": 5}, "rewards: got 5; input should be a block of keys"),
         ({"train": {"lora": 7}}, "train.lora: got 7; input should be a block of keys"),
         ({"levels": [[[[1]]]]}, "levels.0: got [[[...]]]; input should be a number"),
@@ -307,7 +320,7 @@ def test_types_are_described_in_the_words_of_a_recipe() -> None:
     """As a reader types them: no type of Python, limits and defaults in YAML."""
     rows = {path: (kind, default) for path, kind, default, _ in describe_fields(RunConfig)}
     assert rows["levels"] == ("list of numbers from 0 to 1 or such a list by name", "[0, 0.25, 0.5, 0.75, 1]")
-    assert rows["prompts.optimization"] == ("text or list of texts, or null", "null")
+    assert rows["prompts.optimization"] == ("text or block or list of these, or null", "null")
     assert rows["generate.top_p"] == ("number above 0 up to 1", "1")
     assert rows["generate.samples"] == ("whole number of 1 or more", "16")
     assert rows["prompts.strict"] == ("true or false", "false")

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from rheostat import pocket
 from rheostat.errors import InputError, PromptFileError
-from rheostat.prompt_files import conversation
 from rheostat.prompts import PromptSet, prompt_id, read_prompts, split_held_out
 from rheostat.records import Message, Prompt
 
@@ -111,8 +110,8 @@ def test_parquet_with_messages_and_nulls(tmp_path: Path) -> None:
         (b'"text"', "got text, allowed is an object"),
         (b"[1]", "got a list"),
         (b"null", "got nothing"),
-        (b'{"question": "x"}', "keys 'question', allowed are messages, prompt or instruction"),
-        (b'{"prompt": null}', "allowed are messages, prompt or instruction"),
+        (b'{"label": "x"}', "keys 'label', allowed are messages, conversations, conversation, prompt, instruction"),
+        (b'{"prompt": null}', "chosen, rejected or transcript"),
         (b'{"instruction": "x", "input": 3}', "input: got a number"),
         (b'{"messages": []}', "messages: got a list"),
         (b'{"messages": "hi"}', "messages: got text"),
@@ -121,10 +120,15 @@ def test_parquet_with_messages_and_nulls(tmp_path: Path) -> None:
         (b'{"messages": [{"role": ["user"], "content": "x"}]}', "got the role"),
         (b'{"messages": [{"role": "user", "content": ""}]}', "turn 1: it is empty"),
         (b'{"messages": [{"role": "system", "content": "x"}]}', "the last turn is the system's"),
-        (
-            b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
-            "the last turn is the assistant's, allowed is the user's",
-        ),
+        (b'{"messages": [{"role": "assistant", "content": "y"}]}', "every turn is the assistant's"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "turn 1: got a list"),
+        (b'{"prompt": [1]}', "turn 1: got a number, allowed is an object with role and content, or from and value"),
+        (b'{"prompt": []}', "prompt: got a list, allowed is a list of turns"),
+        (b'{"conversations": [{"from": "tool", "value": "x"}]}', "turn 1: got the role 'tool'"),
+        (b'{"chosen": "a plain answer"}', "chosen: got text without turns"),
+        (b'{"chosen": "\\n\\nHuman: a\\n\\nHuman: b\\n\\nAssistant: c"}', "got the roles user, user"),
+        (b'{"chosen": "\\n\\nHuman: \\n\\nAssistant: c"}', "turn 1: it is empty"),
+        (b'{"question": "x", "system": 3}', "system: got a number"),
         (
             b'{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}',
             "got the roles user, user",
@@ -224,7 +228,7 @@ def test_duplicates_are_counted_across_sources(tmp_path: Path) -> None:
         ("p", b"x", "kind ''"),
         ("p.json", b"{", r"p\.json line 1: it is not JSON"),
         ("p.json", b"{}", "got an object, allowed is a list"),
-        ("p.csv", b"question\nx\n", "got the columns 'question'"),
+        ("p.csv", b"label\nx\n", "got the columns 'label'"),
         ("p.csv", b"messages\nx\n", "got the columns"),
         ("p.csv", b"", "no usable prompt"),
         ("p.parquet", b"PAR1junk", "is not Parquet"),
@@ -320,18 +324,3 @@ def test_holding_out_is_independent_of_sampling(tmp_path: Path) -> None:
 def test_one_prompt_cannot_be_divided() -> None:
     with pytest.raises(InputError, match="got 1 prompt"):
         split_held_out(numbered(1), 0.1)
-
-
-def test_conversation_of_a_row() -> None:
-    assert conversation({"instruction": " a ", "input": " b "}) == (Message("user", "a\n\nb"),)
-
-
-@pytest.mark.shared
-def test_real_prompts(shared: Path) -> None:
-    sources = [
-        "data/instructions/harmful_train.json",
-        "data/instructions/harmless_val.json",
-        "data/xstest/xstest_prompts.csv",
-    ]
-    found = read_prompts([str(shared / source) for source in sources], split="train")
-    assert found.available > 6000 and not found.skipped

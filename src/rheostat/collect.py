@@ -1,17 +1,18 @@
 """Collect: read the prompts of every split, leave out those that do not fit, write them into the run."""
 
-import hashlib
 import logging
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rheostat import plugins
 from rheostat.chat import encode_prompt
-from rheostat.config import PromptsConfig, RunConfig
+from rheostat.config import PromptsConfig, RunConfig, Sources
 from rheostat.errors import InputError, PromptTooLong
 from rheostat.models import Policy, identity, load_policy
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.prompts import PromptSet, read_prompts, split_held_out
+from rheostat.prompt_sources import digest, kind_of_source, listed
+from rheostat.prompts import PromptSet, distinct, read_prompts, split_held_out
 from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory, Stage
 
@@ -21,15 +22,14 @@ _logger = logging.getLogger(__name__)
 def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = null_progress) -> Stage:
     """Write the splits `train`, `optimization` and `generalization`, a shard each.
 
-    No prompt of an evaluation stands among the training prompts. Raises `PromptFileError`; with `prompts.strict`
-    also for a single broken line or a prompt that does not fit.
+    No prompt of an evaluation stands among the training prompts, nor, at `prompts.near_duplicates`, nearly one.
+    Raises `PromptFileError`; with `prompts.strict` also for a single broken line or a prompt that does not fit.
     """
     options = config.prompts
     stage = run.stage(
         "prompts",
         inputs={
-            "prompts": options.model_dump(),
-            "files": {source: _digest(source) for source in _sources(options)},
+            **_inputs(options),
             "model": identity(config.model),
             "longest_response": _longest_response(config),
             "attributes": list(config.control_format.names),
@@ -38,11 +38,15 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
     if stage.done:
         return stage
     with progress.task("read prompts", None, unit="prompts") as advance:
-        splits, skipped, repeated = read_splits(options)
+        collected = read_splits(options)
         policy = load_policy(config.model, dtype=config.dtype, device=config.device)
-        summary: dict[str, object] = {"skipped_lines": skipped, "repeated": repeated}
+        summary: dict[str, object] = {
+            "skipped_lines": collected.skipped,
+            "repeated": collected.repeated,
+            "near_duplicates": collected.near_duplicates,
+        }
         too_long: dict[str, int] = {}
-        for split, prompts in splits.items():
+        for split, prompts in collected.prompts.items():
             fitting = [prompt for prompt in prompts if _fits(prompt, policy, config)]
             too_long[split] = len(prompts) - len(fitting)
             if prompts and not fitting:
@@ -60,38 +64,65 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
     return stage
 
 
-def read_splits(options: PromptsConfig) -> tuple[dict[str, list[Prompt]], int, int]:
-    """The prompts of each split, the number of broken lines left out, and that of duplicates; no model is loaded."""
-    def read(sources: str | list[str], split: str, limit: int | None) -> PromptSet:
-        listed = [sources] if isinstance(sources, str) else sources
-        return read_prompts(listed, split=split, limit=limit, strict=options.strict, mix=options.mix)
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The prompts of each split, and how many broken lines, duplicates and near-duplicates were left out."""
 
-    held_out_here = options.optimization is None
-    sets = [read(options.train, "train", None if held_out_here else options.train_limit)]
-    train = list(sets[0].prompts)
+    prompts: dict[str, list[Prompt]]
+    skipped: int
+    repeated: int
+    near_duplicates: dict[str, int]
+
+
+def read_splits(options: PromptsConfig) -> Splits:
+    """The prompts of each split; no model is loaded, and what is too long for one is still there."""
+
+    def read(sources: Sources | None, split: str, limit: int | None = None) -> PromptSet | None:
+        if sources is None:
+            return None
+        return read_prompts(sources, split=split, limit=limit, strict=options.strict, mix=options.mix)
+
+    pool = read(options.train, "train")
+    assert pool is not None
+    evaluation = {
+        name: found
+        for name, sources in (
+            ("optimization", options.optimization), ("generalization", options.generalization)
+        )
+        if (found := read(sources, name, options.evaluation_limit)) is not None
+    }  # fmt: skip
+    held_out: Sequence[Prompt] = ()
     if options.optimization is None:
-        halves = split_held_out(train, options.held_out)
-        train = list(halves.train[: options.train_limit])
-        optimization = list(halves.held_out[: options.evaluation_limit])
-    else:
-        sets.append(read(options.optimization, "optimization", options.evaluation_limit))
-        optimization = list(sets[-1].prompts)
-    generalization: list[Prompt] = []
-    if options.generalization is not None:
-        sets.append(read(options.generalization, "generalization", options.evaluation_limit))
-        generalization = list(sets[-1].prompts)
-    held_out = {prompt.id for prompt in (*optimization, *generalization)}
-    train = [prompt for prompt in train if prompt.id not in held_out]
-    if not train or not optimization:
+        held_out = split_held_out(pool.prompts, options.held_out).held_out
+    train = distinct(pool, list(evaluation.values()), held_out, options.near_duplicates)
+    splits = {
+        "train": list(train.prompts[: options.train_limit]),
+        "optimization": list(held_out[: options.evaluation_limit]),
+        "generalization": [],
+        **{name: list(found.prompts) for name, found in evaluation.items()},
+    }
+    if not splits["train"] or not splits["optimization"]:
         raise InputError(
-            f"got {len(train)} training and {len(optimization)} held-out prompts, allowed are at least one of each",
+            f"got {len(splits['train'])} training and {len(splits['optimization'])} held-out prompts, allowed are "
+            "at least one of each",
             hint="give more prompts, or set prompts.optimization to a file of held-out prompts",
         )
-    splits = {"train": train, "optimization": optimization, "generalization": generalization}
+    sets = [pool, *evaluation.values()]
     skipped = [line for each in sets for line in each.skipped]
     if skipped:
         _logger.warning("%d broken lines left out, the first: %s", len(skipped), skipped[0])
-    return splits, len(skipped), sum(each.duplicates for each in sets)
+    leaks = sum(each.is_leak for each in train.near_duplicates)
+    copies = {"of_evaluation": leaks, "of_train": len(train.near_duplicates) - leaks}
+    if train.near_duplicates:
+        first = train.near_duplicates[0]
+        _logger.info(
+            "training prompts left out as near-duplicates: %d of evaluation prompts, %d of other training prompts; "
+            "the first: %r, for %r (prompts.near_duplicates)",
+            *copies.values(),
+            first.prompt.text[:80],
+            first.like.text[:80],
+        )
+    return Splits(splits, len(skipped), sum(each.duplicates for each in sets), copies)
 
 
 def _fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:
@@ -120,16 +151,14 @@ def _longest_response(config: RunConfig) -> int:
     return max(config.generate.max_tokens, config.evaluate.max_tokens)
 
 
-def _sources(options: PromptsConfig) -> list[str]:
-    listed: list[str] = []
-    for sources in (options.train, options.optimization, options.generalization):
-        listed += [sources] if isinstance(sources, str) else sources or []
-    return listed
-
-
-def _digest(source: str) -> str | None:
-    path = Path(source)
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-    except (OSError, ValueError):
-        return None
+def _inputs(options: PromptsConfig) -> dict[str, Any]:
+    """What the prompts depend on; the pocket world's are not compared with each other, whatever the threshold."""
+    sources = [
+        source
+        for split in (options.train, options.optimization, options.generalization)
+        for source in listed(split)
+    ]
+    keys = options.model_dump()
+    if all(kind_of_source(source) == "pocket" for source in sources):
+        del keys["near_duplicates"]
+    return {"prompts": keys, "files": {source.source: digest(source) for source in sources}}

@@ -50,23 +50,72 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PromptsConfig(_Block):
-    """Where the prompts come from; each a file (`.jsonl`, `.json`, `.csv`, `.parquet`, `.txt`) or `pocket:SPLIT`."""
+class SourceConfig(_Block):
+    """One source of prompts with what there is to say about it (docs/prompts.md)."""
 
-    train: str | list[str] = Field(description="prompts to self-generate from")
-    optimization: str | list[str] | None = Field(
+    source: str = Field(
+        description="a file, a folder of a dataset, `hf:NAME` of the Hugging Face Hub, or `pocket:SPLIT`"
+    )
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="prompts of this source for each of one of weight 1, which is what the others have; where no "
+        "source has one, `mix` says",
+    )
+    column: str | None = Field(
+        None, description="the column that holds the prompt; without it, the usual ones are tried"
+    )
+    name: str | None = Field(None, description="the configuration of a dataset that has several")
+    split: str | None = Field(None, description="the dataset's split; without it `train`, or the only one")
+    revision: str | None = Field(None, description="the commit or tag of a dataset of the Hub")
+    limit: Count | None = Field(
+        None,
+        description="at most so many prompts of it: a sample by content hash; of `hf:` the first, without loading "
+        "the rest",
+    )
+
+
+def _kind_of_sources(value: Any) -> str:
+    """Which of the forms of `Sources` a value is meant to be, so that only that one's faults are told."""
+    if isinstance(value, list | tuple):
+        return "[list]"
+    return "[block]" if isinstance(value, Mapping | SourceConfig) else "[text]"
+
+
+_Source = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[SourceConfig, Tag("[block]")], Discriminator(_kind_of_sources)
+]
+Sources = str | SourceConfig | list[str | SourceConfig]
+_Sources = Annotated[
+    Annotated[str, Tag("[text]")]
+    | Annotated[SourceConfig, Tag("[block]")]
+    | Annotated[list[_Source], Tag("[list]")],
+    Discriminator(_kind_of_sources),
+]
+
+
+class PromptsConfig(_Block):
+    """Where the prompts come from: each split's source, a list of them, or sources with weights (docs/prompts.md)."""
+
+    train: _Sources = Field(description="prompts to self-generate from")
+    optimization: _Sources | None = Field(
         None, description="held-out prompts of the training distribution; without it, `held_out` of `train`"
     )
-    generalization: str | list[str] | None = Field(
+    generalization: _Sources | None = Field(
         None, description="other prompts, for the generalization evaluation; without it, that one is left out"
     )
     mix: Literal["size", "even"] = Field(
         "size",
-        description="how several files are mixed: each by its `size`, or `even`, a prompt of each in turn "
-        "until the smaller ones end",
+        description="how several sources without weights are mixed: each by its `size`, or `even`, a prompt of each "
+        "in turn until the smaller ones end",
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of `train` held out, by content hash, where `optimization` is absent"
+    )
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.85,
+        description="a training prompt this like an evaluation prompt or an earlier one (Jaccard index of their "
+        "runs of five characters) is left out; null keeps all; prompts of the pocket world are not compared with "
+        "each other",
     )
     train_limit: Count | None = Field(None, description="use at most so many training prompts")
     evaluation_limit: Count | None = Field(None, description="use at most so many prompts in each evaluation")

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 EVERY_DIAL, BY_DIAL = "[every dial]", "[by dial]"
 """The branches of levels: a list, or a list a dial."""
 
-UNION_BRANCHES = ("str", "list[str]", "[key]", EVERY_DIAL, BY_DIAL)
+UNION_BRANCHES = ("str", "list[str]", "[key]", "[text]", "[block]", "[list]", EVERY_DIAL, BY_DIAL)
 """What pydantic puts into a location beside the keys."""
 
 
@@ -22,6 +22,8 @@ def block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[Bas
     for part in location:
         if skip:
             skip -= 1
+            continue
+        if part.isdigit():  # a place in a list
             continue
         field: FieldInfo | None = block.model_fields.get(part) if block else None
         if field is None:
@@ -33,6 +35,8 @@ def block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[Bas
 def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
     """The block inside an annotation, and how many mapping keys lie between."""
     origin = get_origin(annotation)
+    if origin is Annotated or origin is list:
+        return _inner_block(get_args(annotation)[0])
     if origin is dict:
         block, keys = _inner_block(get_args(annotation)[1])
         return block, keys + 1
@@ -45,10 +49,17 @@ def _inner_block(annotation: Any) -> tuple[type[BaseModel] | None, int]:
 
 
 def describe_fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show."""
+    """Every key as (path, type, default, meaning): what `rheostat config` and docs/configuration.md show.
+
+    A block that may stand in for a text or in a list is described once, after the keys that take it.
+    """
+    items: dict[str, type[BaseModel]] = {}
     for name, field in block.model_fields.items():
         inner, keys = _inner_block(field.annotation)
         path = prefix + name + ".NAME" * keys
+        if inner is not None and _is_text_too(field.annotation):
+            items[f"{prefix}{inner.__name__.removesuffix('Config').upper()}"] = inner
+            inner = None
         if inner is not None:
             yield path, "block", "", field.description or (inner.__doc__ or "").splitlines()[0]
             yield from describe_fields(inner, path + ".")
@@ -58,6 +69,17 @@ def describe_fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[
             )
             kind = _kind(field.annotation, _limits(field.metadata))
             yield path, kind, default, field.description or ""
+    for path, inner in items.items():
+        yield path, "block", "", (inner.__doc__ or "").splitlines()[0]
+        yield from describe_fields(inner, path + ".")
+
+
+def _is_text_too(annotation: Any) -> bool:
+    """Whether text is allowed in the place of a block."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _is_text_too(inner[0])
+    return annotation is str or (origin in (Union, types.UnionType) and any(map(_is_text_too, inner)))
 
 
 def plain_words(message: str) -> str:
@@ -86,10 +108,14 @@ def _kind(annotation: Any, limits: str = "") -> str:
         kinds = [_kind(each) for each in inner if each is not type(None)]
         return " or ".join(kinds) + (", or null" if type(None) in inner else "")
     if origin is list:
+        if _is_text_too(inner[0]) and inner[0] is not str:
+            return "list of these"
         kind, _, within = _kind(inner[0]).partition(" ")
         return f"list of {kind}s {within}".strip()
     if origin is dict and _kind(inner[1]).startswith("list of "):
         return "such a list by name"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "block"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     return f"{names.get(annotation, 'what the option takes')} {limits}".strip()
 

@@ -66,8 +66,7 @@ class Plan:
 
 def prompt_counts(config: RunConfig) -> dict[str, int]:
     """How many prompts each split has. Raises `PromptFileError`, `InputError`."""
-    splits, _, _ = read_splits(config.prompts)
-    return {name: len(prompts) for name, prompts in splits.items()}
+    return {name: len(prompts) for name, prompts in read_splits(config.prompts).prompts.items()}
 
 
 def measured_plan(

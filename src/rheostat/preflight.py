@@ -1,14 +1,14 @@
 """What a recipe names must be there: everything that is not is told at once, before a model loads or a file is written.
 
-Models on the Hub are not asked for; they are met when they load.
+Models and datasets on the Hub are not asked for; they are met when they load.
 """
 
 from collections.abc import Iterator
 
-from rheostat.config import PromptsConfig, RunConfig
+from rheostat.config import PromptsConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
 from rheostat.models import locate, pick_device
-from rheostat.prompts import check_source
+from rheostat.prompt_sources import listed, source_problems
 from rheostat.scoring import OWN, parties
 
 
@@ -36,18 +36,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
         except RheostatError as error:
             yield f"{where}: {error.message}"
     for where, source in _sources(config.prompts):
-        try:
-            check_source(source)
-        except RheostatError as error:
-            yield f"{where}: {error.message}"
+        yield from (f"{where}: {problem}" for problem in source_problems(source))
 
 
-def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, str]]:
-    given = (
-        ("train", prompts.train),
-        ("optimization", prompts.optimization),
-        ("generalization", prompts.generalization),
-    )
-    for split, sources in given:
-        for source in [sources] if isinstance(sources, str) else sources or []:
+def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:
+    for split in ("train", "optimization", "generalization"):
+        for source in listed(getattr(prompts, split)):
             yield f"prompts.{split}", source

@@ -1,52 +1,39 @@
 """Prompt files of every kind as numbered lines, each with its conversation or what is wrong with it."""
 
 import csv
+import gzip
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO
 
 from rheostat.errors import PromptFileError
-from rheostat.records import Message, Role
+from rheostat.prompt_rows import COLUMNS, PROMPT_COLUMNS, TURN_COLUMNS, Line, kind_of, read_row
 
-COLUMNS = ("messages", "prompt", "instruction", "input")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
-ROLES = ("system", "user", "assistant")
+_PACKED = ".gz"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row of a prompt file: its number, counted from 1, and its conversation, or else what is wrong."""
-
-    number: int
-    messages: tuple[Message, ...] = ()
-    problem: str | None = None
-
-
-class _Broken(ValueError):
-    """What is wrong with a row."""
-
-
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, column: str | None = None) -> Iterator[Line]:
     """Every row of a prompt file; blank lines of `.txt`, `.jsonl` and `.csv` are none.
 
     The number is a line's in `.txt`, `.jsonl` and `.csv` (where a row begins), an item's in `.json`, a row's
-    in `.parquet`. Raises `PromptFileError` where the file as a whole cannot be read.
+    in `.parquet`; `.jsonl`, `.txt` and `.parquet` are not held in memory. The prompt is in `column`, or where
+    `conversation` finds it. Raises `PromptFileError` where the file as a whole cannot be read.
     """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}
-    assert tuple(readers) == SUFFIXES
-    check_kind(path)
-    reader = readers[path.suffix.lower()]
-    with _reading(path):
-        data = path.read_bytes()
-    if data.startswith(_UTF16):
-        raise PromptFileError(f"{path} is UTF-16, allowed is UTF-8", hint="save it as UTF-8")
-    return reader(data.removeprefix(b"\xef\xbb\xbf"), path)
+    check_file(path)
+    kind = _kind(path)
+    if kind == ".parquet":
+        return _parquet(path, column)
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt}
+    assert {*readers, ".parquet"} == set(SUFFIXES)
+    return readers[kind](path, column)
 
 
 def check_file(path: Path) -> None:
@@ -58,18 +45,32 @@ def check_file(path: Path) -> None:
 
 def check_kind(path: Path) -> None:
     """Raises `PromptFileError` for a file of an unknown kind."""
-    if path.suffix.lower() not in SUFFIXES:
+    if not is_known(path):
         raise PromptFileError(
-            f"{path}: got a file of kind {path.suffix!r}, allowed are {', '.join(SUFFIXES)} and pocket:SPLIT",
+            f"{path}: got a file of kind {path.suffix!r}, allowed are {', '.join(SUFFIXES)} (but for Parquet, also "
+            f"with {_PACKED}), a folder, hf:NAME and pocket:SPLIT",
             hint='convert it to .jsonl, a line a prompt: {"prompt": "..."}',
         )
+
+
+def is_known(path: Path) -> bool:
+    """Whether the name is that of a prompt file."""
+    return _kind(path) in SUFFIXES and not (_is_packed(path) and _kind(path) == ".parquet")
+
+
+def _kind(path: Path) -> str:
+    return (Path(path.stem) if _is_packed(path) else path).suffix.lower()
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == _PACKED
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # a path with a NUL is a ValueError
         reason = error.strerror if isinstance(error, OSError) else None
         raise PromptFileError(
             f"cannot read {str(path)!r}: {reason or error}",
@@ -77,88 +78,48 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def conversation(row: object) -> tuple[Message, ...]:
-    """The conversation of a row: `messages`, or `prompt`, or `instruction` with `input`.
-
-    Outer whitespace of each turn is stripped, nothing else is changed. Raises `ValueError`.
-    """
-    if not isinstance(row, Mapping):
-        raise _Broken(f"got {_kind(row)}, allowed is an object with messages, prompt or instruction")
-    given = {name: row[name] for name in COLUMNS if row.get(name) is not None}
-    if "messages" in given:
-        return _turns(given["messages"])
-    if "prompt" in given:
-        return (Message("user", _text(given["prompt"], "prompt")),)
-    if "instruction" not in given:
-        keys = ", ".join(repr(str(key)[:40]) for key in list(row)[:6]) or "none"
-        raise _Broken(f"it has the keys {keys}, allowed are messages, prompt or instruction")
-    text = _text(given["instruction"], "instruction")
-    more = given.get("input", "")
-    if not isinstance(more, str) or more.strip():
-        text += "\n\n" + _text(more, "input")
-    return (Message("user", text),)
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked, after any byte order mark."""
+    with _reading(path):
+        file: BinaryIO = path.open("rb")
+    with file:
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=file)) if _is_packed(path) else file
+        with _reading(path):
+            head = stream.peek(3)[:3] if isinstance(stream, io.BufferedReader) else b""
+        if head.startswith(_UTF16):
+            raise PromptFileError(f"{path} is UTF-16, allowed is UTF-8", hint="save it as UTF-8")
+        if head == _MARK:
+            stream.read(len(_MARK))
+        yield stream
 
 
-def _turns(value: object) -> tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise _Broken(f"messages: got {_kind(value)}, allowed is a list of turns")
-    turns = []
-    for place, turn in enumerate(value, start=1):
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
-            raise _Broken(f"turn {place}: got {_kind(turn)}, allowed is an object with role and content")
-        if turn["role"] not in ROLES:
-            raise _Broken(f"turn {place}: got the role {turn['role']!r}, allowed are {', '.join(ROLES)}")
-        turns.append(Message(cast(Role, turn["role"]), _text(turn["content"], f"turn {place}")))
-    spoken = [turn.role for turn in turns[turns[0].role == "system" :]]
-    if not spoken or spoken[-1] != "user":
-        raise _Broken(f"the last turn is the {turns[-1].role}'s, allowed is the user's")
-    if spoken != [("user", "assistant")[place % 2] for place in range(len(spoken))]:
-        order = ", ".join(turn.role for turn in turns)
-        raise _Broken(
-            f"got the roles {order}; allowed is at most one system turn, then user and assistant by turns"
-        )
-    return tuple(turns)
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise _Broken(f"{name}: got {_kind(value)}, allowed is text")
-    text = value.strip()
-    if not text:
-        raise _Broken(f"{name}: it is empty")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _Broken(f"{name}: it is not valid UTF-8 text") from None
-    return text
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", type(None): "nothing", bool: "a truth value"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-def _line(number: int, row: object) -> Line:
-    try:
-        return Line(number, conversation(row))
-    except _Broken as error:
-        return Line(number, problem=str(error))
-
-
-def _raw_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Non-blank lines; only a newline ends one, so every other character passes."""
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+    with _opened(path) as stream:
+        number = 0
+        while True:
+            with _reading(path):
+                line = stream.readline()
+            if not line:
+                return
+            number += 1
+            if line.strip():
+                yield number, line.removesuffix(b"\n")
 
 
-def _txt(data: bytes, path: Path) -> Iterator[Line]:
-    for number, line in _raw_lines(data):
-        yield _line(number, {"prompt": line.decode("utf-8", "surrogateescape")})
+def _whole(path: Path) -> bytes:
+    with _opened(path) as stream, _reading(path):
+        return stream.read()
 
 
-def _jsonl(data: bytes, path: Path) -> Iterator[Line]:
-    for number, line in _raw_lines(data):
+def _txt(path: Path, column: str | None) -> Iterator[Line]:
+    for number, line in _raw_lines(path):
+        yield read_row(number, {"prompt": line.decode("utf-8", "surrogateescape")})
+
+
+def _jsonl(path: Path, column: str | None) -> Iterator[Line]:
+    for number, line in _raw_lines(path):
         try:
             row = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError:
@@ -166,12 +127,12 @@ def _jsonl(data: bytes, path: Path) -> Iterator[Line]:
         except (ValueError, RecursionError) as error:
             yield Line(number, problem=f"it is not JSON: {_reason(error)}")
         else:
-            yield _line(number, row)
+            yield read_row(number, row, column)
 
 
-def _json(data: bytes, path: Path) -> Iterator[Line]:
+def _json(path: Path, column: str | None) -> Iterator[Line]:
     try:
-        rows = json.loads(data.decode("utf-8", "surrogateescape"))
+        rows = json.loads(_whole(path).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         where = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise PromptFileError(
@@ -180,28 +141,28 @@ def _json(data: bytes, path: Path) -> Iterator[Line]:
         ) from None
     if not isinstance(rows, list):
         raise PromptFileError(
-            f"{path}: got {_kind(rows)}, allowed is a list", hint='write [{"prompt": "..."}, ...]'
+            f"{path}: got {kind_of(rows)}, allowed is a list", hint='write [{"prompt": "..."}, ...]'
         )
     for number, row in enumerate(rows, start=1):
-        yield _line(number, row)
+        yield read_row(number, row, column)
 
 
-def _csv(data: bytes, path: Path) -> Iterator[Line]:
-    text = data.decode("utf-8", "surrogateescape")
+def _csv(path: Path, column: str | None) -> Iterator[Line]:
+    text = _whole(path).decode("utf-8", "surrogateescape")
+    wanted = column.strip().casefold() if column else None
     header: list[str] | None = None
     for number, cells in _csv_rows(list(io.StringIO(text, newline=""))):
         if isinstance(cells, str):
             yield Line(number, problem=cells)
         elif header is None:
             header = [cell.strip().casefold() for cell in cells]
-            _check_columns([name for name in header if name != "messages"], path)
+            _check_columns([name for name in header if name not in TURN_COLUMNS], path, wanted)
         elif cells:
             if len(cells) != len(header):
                 yield Line(number, problem=f"it has {len(cells)} cells, the header has {len(header)}")
             else:
-                row = dict(zip(header, cells, strict=True))
-                row.pop("messages", None)
-                yield _line(number, row)
+                row = {name: cell for name, cell in zip(header, cells, strict=True) if name not in TURN_COLUMNS}
+                yield read_row(number, row, wanted)
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
@@ -224,34 +185,38 @@ def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
         csv.field_size_limit(limit)
 
 
-def _parquet(data: bytes, path: Path) -> Iterator[Line]:
+def _parquet(path: Path, column: str | None) -> Iterator[Line]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        names = [name for name in file.schema_arrow.names if name in COLUMNS]
-        _check_columns(file.schema_arrow.names, path)
-        table = file.read(columns=names)
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            _check_columns(columns, path, column)
+            names = [name for name in columns if name in ((column,) if column else COLUMNS)]
+            for batch in file.iter_batches(batch_size=1024, columns=names):
+                for index in range(batch.num_rows):
+                    number += 1
+                    try:
+                        row = {name: batch.column(name)[index].as_py() for name in names}
+                    except UnicodeDecodeError:
+                        line = Line(number, problem="it is not valid UTF-8 text")
+                    else:
+                        line = read_row(number, row, column)
+                    yield line
     except (OSError, ValueError, pa.ArrowException) as error:
         raise PromptFileError(
             f"{path}: it is not Parquet: {_reason(error)}", hint="write it again"
         ) from error
-    for index in range(table.num_rows):
-        try:
-            row = {name: table.column(name)[index].as_py() for name in names}
-        except UnicodeDecodeError:
-            yield Line(index + 1, problem="it is not valid UTF-8 text")
-        else:
-            yield _line(index + 1, row)
 
 
-def _check_columns(names: Sequence[str], path: Path) -> None:
-    if not {"messages", "prompt", "instruction"} & set(names):
+def _check_columns(names: Sequence[str], path: Path, column: str | None) -> None:
+    if column is None and set(PROMPT_COLUMNS).isdisjoint(names) or column is not None and column not in names:
         raise PromptFileError(
             f"{path}: got the columns {', '.join(repr(name[:40]) for name in names[:12])}; "
-            "allowed is prompt, or instruction with input",
-            hint="rename the column that holds the prompts to `prompt`",
+            f"allowed is {column or 'prompt, or instruction with input'}",
+            hint="say which column holds the prompts: `column: NAME` beside `source`",
         )
 
 
