@@ -15,7 +15,7 @@ def test_two_logits_by_hand() -> None:
     picked = picked_logprobs(logits, torch.tensor([1]))
     assert picked.dtype == torch.float32
     assert picked.item() == pytest.approx(math.log(0.75), abs=2e-3)
-    picked.sum().backward()
+    picked.sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.25], abs=2e-3)
 
@@ -31,8 +31,8 @@ def test_chunks_give_what_float32_gives(chunk: int, monkeypatch: pytest.MonkeyPa
     weights = torch.randn(23, generator=generator)
     own, other = picked_logprobs(narrow, targets), picked_logprobs(wide, targets)
     torch.testing.assert_close(own, other)
-    (own * weights).sum().backward()
-    (other * weights).sum().backward()
+    (own * weights).sum().backward()  # type: ignore[no-untyped-call]
+    (other * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert narrow.grad is not None and wide.grad is not None
     assert narrow.grad.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.grad.float(), wide.grad, rtol=2**-7, atol=1e-6)
@@ -41,5 +41,5 @@ def test_chunks_give_what_float32_gives(chunk: int, monkeypatch: pytest.MonkeyPa
 def test_no_rows_give_no_log_probabilities() -> None:
     logits = torch.empty(0, 5, dtype=torch.bfloat16, requires_grad=True)
     picked = picked_logprobs(logits, torch.empty(0, dtype=torch.long))
-    picked.sum().backward()
+    picked.sum().backward()  # type: ignore[no-untyped-call]
     assert picked.shape == (0,)
