@@ -59,6 +59,15 @@ def prompt_text(
     return (text if neutralise is None else neutralise(text)) + control_text
 
 
+def plain_turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The turns for a server that renders the same template: `role` and `content`, as `prompt_text` renders them.
+
+    No content yields a special token, and a system text stands in the first user turn where the template refuses or
+    drops a system turn. Raises `InputError` where the chat template refuses the conversation.
+    """
+    return _rendered(tokenizer, messages, awaits_response=True)[0]
+
+
 def encode_response(
     tokenizer: "PreTrainedTokenizerBase", text: str, *, end_id: int | None = None
 ) -> list[int]:
@@ -109,6 +118,13 @@ def _is_markup(string: str) -> bool:
 def _render(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, awaits_response: bool
 ) -> str:
+    return _rendered(tokenizer, messages, awaits_response=awaits_response)[1]
+
+
+def _rendered(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, awaits_response: bool
+) -> tuple[list[dict[str, str]], str]:
+    """The turns that the template takes, and their text."""
     turns = [{"role": message.role, "content": defuse(tokenizer, message.content)} for message in messages]
     try:
         text = _apply(tokenizer, turns, awaits_response)
@@ -117,9 +133,10 @@ def _render(
             raise _refused(tokenizer, error) from error
     else:
         if turns[0]["role"] != "system" or turns[0]["content"].strip() in text:
-            return text
+            return turns, text
+    folded = _fold_system(turns)
     try:
-        return _apply(tokenizer, _fold_system(turns), awaits_response)
+        return folded, _apply(tokenizer, folded, awaits_response)
     except TemplateError as error:
         raise _refused(tokenizer, error) from error
 

@@ -148,6 +148,26 @@ class RewardConfig(_Block):
         return dict(self.model_extra or {})
 
 
+class EngineConfig(_Block):
+    """How the untuned model's text is generated; besides `kind`, the options of its kind (docs/engines.md)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = Field(
+        "transformers", description="a file in engines/: `transformers` in process, `openai` by a server"
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _exists(cls, kind: str) -> str:
+        return _known("engines", kind)
+
+    @property
+    def given_options(self) -> dict[str, Any]:
+        """The options of its kind, as the recipe gives them."""
+        return dict(self.model_extra or {})
+
+
 class GenerateConfig(_Block):
     """Self-generation: N samples a prompt at temperature 1."""
 
@@ -316,6 +336,7 @@ class RunConfig(_Block):
         ExecutorConfig(),
         description="where generation, scoring and evaluation run: `local`, or `ray`, a cluster (docs/scale.md)",
     )
+    engine: EngineConfig = EngineConfig()
     generate: GenerateConfig = GenerateConfig()
     distil: DistilConfig = DistilConfig()
     train: TrainConfig = TrainConfig()
@@ -335,6 +356,11 @@ class RunConfig(_Block):
     @classmethod
     def _reward_shorthand(cls, value: Any) -> Any:
         return expand_rewards(value)
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_shorthand(cls, value: Any) -> Any:
+        return expand_engine(value)
 
     @field_validator("judges", mode="before")
     @classmethod
@@ -401,6 +427,11 @@ def expand_rewards(rewards: Any) -> Any:
     if not isinstance(rewards, Mapping):
         return rewards
     return {name: {"model": value} if isinstance(value, str) else value for name, value in rewards.items()}
+
+
+def expand_engine(engine: Any) -> Any:
+    """The engine as a block: a text alone is its kind."""
+    return {"kind": engine} if isinstance(engine, str) else engine
 
 
 def _known(kind: plugins.Kind, name: str) -> str:

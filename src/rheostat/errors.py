@@ -9,7 +9,8 @@ RheostatError                 shown without a traceback by the command line; exi
 │   └── DialError             a dial outside [0, 1] or not a number
 ├── PluginNotFound            no plug-in file of that name
 ├── ModelError                a model, tokenizer or reward that cannot be loaded or used
-│   └── RewardError           scores that cannot be used: none, not finite, outside the declared range
+│   ├── RewardError           scores that cannot be used: none, not finite, outside the declared range
+│   └── EndpointError         a server that refuses what it is asked, or does not answer
 └── RunDirectoryError         the run directory
     ├── RunVersionError       written by another version of the format
     ├── RunBusyError          another process holds it
@@ -73,6 +74,17 @@ class ModelError(RheostatError):
 
 class RewardError(ModelError):
     """Reward scores that cannot be used: none, not finite, outside the declared range."""
+
+
+class EndpointError(ModelError):
+    """A server that refuses what it is asked, or has not answered within the patience there is.
+
+    `status` is its HTTP status where it gave one at last.
+    """
+
+    def __init__(self, message: str, *, hint: str, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class RunDirectoryError(RheostatError):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
+from rheostat.generation import engine_identity
 from rheostat.method_name import MethodName
 from rheostat.models import identity
 from rheostat.plugins import Executor
@@ -99,6 +100,7 @@ class Evaluator:
                 "dtype": self._config.dtype,
                 "batch_tokens": self._config.batch_tokens,
                 "seed": self._config.seed,
+                **(engine_identity(self._config) if tuned is None else {}),
             },
         )
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rheostat import plugins
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
+from rheostat.generation import engine_identity, load_engine
 from rheostat.models import identity, load_policy
-from rheostat.plugins import Engine, GenerationRequest, Sampling
+from rheostat.plugins import GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response
 from rheostat.rundir import RunDirectory, Stage
@@ -28,6 +28,7 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
             "dtype": config.dtype,
             "batch_tokens": config.batch_tokens,
             "seed": config.seed,
+            **engine_identity(config),
         },
     )
     if stage.done:
@@ -65,12 +66,9 @@ class GenerateWork:
     config: RunConfig
 
     def open(self) -> Compute[Prompt]:
-        """Loads the model."""
+        """Loads the model, or what asks the server that serves it."""
         config, options = self.config, self.config.generate
-        policy = load_policy(config.model, dtype=config.dtype, device=config.device)
-        engine: Engine = plugins.load("engines", "transformers").build(
-            policy, config.control_format, batch_tokens=config.batch_tokens
-        )
+        engine = load_engine(config, lambda: load_policy(config.model, dtype=config.dtype, device=config.device))
         sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
 
         def work(shard: Sequence[Prompt], seed: int) -> list[Response]:

@@ -238,6 +238,12 @@ def without_peft_deprecation() -> Iterator[None]:
         yield
 
 
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer without its weights, pad token set. `ModelError` where it cannot be loaded."""
+    tokenizer: PreTrainedTokenizerBase = _load_tokenizer(model)
+    return tokenizer
+
+
 def _load_tokenizer(model: str) -> Any:
     where, is_local = locate(model)
     try:

@@ -6,8 +6,12 @@
 | `rewards`    | `OPTIONS`, `NEEDS_MODEL`, `build(spec, options, ...)`  | `RewardKind`   |
 | `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
 | `methods`    | `build(context) -> Method`                           | `Method`       |
+<<<<<<< HEAD
 | `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
 | `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
+=======
+| `engines`    | `OPTIONS`, `NEEDS_POLICY`, `build(model, ...)`       | `EngineKind`   |
+>>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
 """
 
 import importlib
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rheostat.config import Dtype, RewardConfig
+    from rheostat.control import ControlFormat
 
 Kind = Literal["attributes", "rewards", "objectives", "methods", "engines", "executors"]
 Progress = Callable[[int], None]
@@ -82,6 +87,27 @@ class Engine(Protocol):
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """Per request its `samples` completions, in order; `progress` is told of finished completions."""
+        ...
+
+
+class EngineKind(Protocol):
+    """An engine's file, seen as an object.
+
+    A recipe is validated with it, so none but the default's imports anything heavy (torch, a client) before `build`.
+    `OPTIONS` is a frozen dataclass that refuses bad values: the keys of the recipe's block beside `kind`. With
+    `NEEDS_POLICY` it generates with a loaded model, in process; without, the model is served elsewhere.
+    """
+
+    OPTIONS: type[Any]
+    NEEDS_POLICY: bool
+
+    def build(
+        self, model: Any, control_format: "ControlFormat | None", *, batch_tokens: int, options: Any
+    ) -> Engine:
+        """The engine of a `Policy`, or of a model by its folder or id.
+
+        With a `control_format`, controls reach the model and forged ones in the conversation are neutralised.
+        """
         ...
 
 

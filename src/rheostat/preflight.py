@@ -1,19 +1,22 @@
 """What a recipe names must be there: everything that is not is told at once, before a model loads or a file is written.
 
-Models and datasets on the Hub are not asked for; they are met when they load.
+Models and datasets on the Hub, and servers, are not asked for; they are met when they are used.
 """
 
 from collections.abc import Iterator
 
-from rheostat.config import PromptsConfig, RunConfig, SourceConfig
+from rheostat import endpoint
+from rheostat.config import EngineConfig, PromptsConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
 from rheostat.models import locate, pick_device
+from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
+from rheostat.recipe import engine_options, reward_options
 from rheostat.scoring import OWN, parties
 
 
 def check(config: RunConfig) -> None:
-    """Raises `ConfigError` with every prompt file, model folder and device that is not there."""
+    """Raises `ConfigError` with every prompt file, model folder, device, key and client that is not there."""
     problems = list(_problems(config))
     if problems:
         raise ConfigError(
@@ -35,8 +38,24 @@ def _problems(config: RunConfig) -> Iterator[str]:
             locate(model)
         except RheostatError as error:
             yield f"{where}: {error.message}"
+    for where, options in _options(config):
+        try:
+            identified(options)
+        except RheostatError as error:
+            yield f"{where}.{error.message}"
+        for server in parts(options, endpoint.EndpointOptions):
+            yield from (f"{where}: {problem}" for problem in endpoint.problems(server))
     for where, source in _sources(config.prompts):
         yield from (f"{where}: {problem}" for problem in source_problems(source))
+
+
+def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
+    """The options of the engine and of the rewards, which may name servers and files."""
+    if config.engine != EngineConfig():
+        yield "engine", engine_options(config.engine)
+    for party, specs in parties(config).items():
+        where = "rewards" if party == OWN else f"judges.{party}"
+        yield from ((f"{where}.{name}", reward_options(spec)) for name, spec in specs.items())
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:

@@ -4,6 +4,7 @@ Unknown keys are refused with the nearest name, and all problems are reported to
 """
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rheostat import plugins, yaml_text
+<<<<<<< HEAD
 from rheostat.config import ExecutorConfig, RewardConfig, RunConfig, TrainConfig, expand_rewards
+=======
+from rheostat.config import EngineConfig, RewardConfig, RunConfig, TrainConfig, expand_engine, expand_rewards
+>>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
 from rheostat.yaml_text import shown
@@ -81,10 +86,17 @@ def reward_options(spec: RewardConfig) -> Any:
     return TypeAdapter(options).validate_python(spec.given_options)
 
 
+<<<<<<< HEAD
 def executor_options(spec: ExecutorConfig) -> Any:
     """The options of an executor: its kind's own `OPTIONS` with what the recipe sets."""
     options = plugins.load("executors", spec.kind).OPTIONS
     return TypeAdapter(options).validate_python(spec.given_options)
+=======
+def engine_options(engine: EngineConfig) -> Any:
+    """The options of an engine: its kind's own `OPTIONS` with what the recipe sets."""
+    options = plugins.load("engines", engine.kind).OPTIONS
+    return TypeAdapter(options).validate_python(engine.given_options)
+>>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
 
 
 def option_problems(
@@ -96,6 +108,15 @@ def option_problems(
     unknown = [f"{where}.{key}: unknown key{did_you_mean(key, allowed)}" for key in given if key not in known]
     if unknown:
         yield from (f"{problem}; allowed are {', '.join(allowed) or 'none'}" for problem in unknown)
+        return
+    inner = [
+        problem
+        for name, kind in typing.get_type_hints(options).items()
+        if dataclasses.is_dataclass(kind) and isinstance(given.get(name), Mapping)
+        for problem in option_problems(f"{where}.{name}", typing.cast(type[Any], kind), given[name])
+    ]
+    if inner:
+        yield from inner
         return
     try:
         TypeAdapter(options).validate_python(given)
@@ -119,11 +140,15 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if name in plugins.available("objectives") and isinstance(given, Mapping):
             options = plugins.load("objectives", name).OPTIONS
             yield from option_problems(f"train.objectives.{name}", options, given)
+<<<<<<< HEAD
     executor = values.get("executor")
     if isinstance(executor, Mapping) and executor.get("kind", "local") in plugins.available("executors"):
         options = plugins.load("executors", executor.get("kind", "local")).OPTIONS
         given = {key: value for key, value in executor.items() if key != "kind"}
         yield from option_problems("executor", options, given, ["kind"])
+=======
+    yield from engine_problems(values.get("engine"))
+>>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
     judges = values.get("judges")
     parties = {"rewards": values.get("rewards")}
     if isinstance(judges, Mapping):
@@ -147,6 +172,18 @@ def reward_problems(where: str, block: Any) -> Iterator[str]:
         yield f"{where}: got the model {spec.model!r}, a {spec.kind} needs one (model: PATH)"
 
 
+def engine_problems(block: Any) -> Iterator[str]:
+    """What is wrong with the options of the engine's block, beside what `EngineConfig` itself refuses."""
+    try:
+        engine = EngineConfig.model_validate(expand_engine(block))
+    except ValidationError:
+        return
+    if engine == EngineConfig():
+        return  # nothing to check, and the default's file would load torch
+    options = plugins.load("engines", engine.kind).OPTIONS
+    yield from option_problems("engine", options, engine.given_options, sorted(EngineConfig.model_fields))
+
+
 def _override(values: dict[str, Any], override: str) -> str | None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -161,6 +198,8 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         child = node.get(parent)
         if isinstance(child, str) and parent in ("prompts",):
             child = {"train": child}
+        if parent == "engine":
+            child = expand_engine(child)
         if child is None:
             child = {}
         if not isinstance(child, dict):

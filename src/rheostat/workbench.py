@@ -12,6 +12,7 @@ from rheostat.calibration import Calibrator
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
+from rheostat.generation import load_engine, tuned_engine
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.method_name import MethodName
 from rheostat.models import Policy, load_policy
@@ -65,17 +66,16 @@ class Workbench:
             self._tuned = self._load(folder)
         return self._tuned
 
-    def engine(self, policy: Policy) -> Engine:
-        """What generates with a model."""
-        engine: Engine = plugins.load("engines", "transformers").build(
-            policy, self.format, batch_tokens=self.config.batch_tokens
-        )
-        return engine
+    def engine(self, tuned: str | None) -> Engine:
+        """What generates with the tuned model in the folder `tuned`, or with the base model."""
+        if tuned is None:
+            return load_engine(self.config, lambda: self.base)
+        return tuned_engine(self.config, self.tuned(tuned))
 
     def method(self, name: MethodName, tuned: str | None) -> Method:
         """A method over the tuned model in the folder `tuned`, or over the base model."""
         context = MethodContext(
-            engine=self.engine(self.base if tuned is None else self.tuned(tuned)),
+            engine=self.engine(tuned),
             is_controlled=tuned is not None,
             scorer=self.scorer(OWN),
             attributes=self.format.attributes,
@@ -188,7 +188,7 @@ class ReachableWork:
     def open(self) -> Compute[Prompt]:
         """Loads the base model."""
         bench, samples = self.bench, self.samples
-        engine = bench.engine(bench.base)
+        engine = bench.engine(None)
 
         def work(shard: Sequence[Prompt], seed: int) -> list[EvaluationRow]:
             requests = [plugins.GenerationRequest(prompt.messages, samples=samples) for prompt in shard]

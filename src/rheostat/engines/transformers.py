@@ -19,11 +19,28 @@ from rheostat.engines._slots import Forward, Prefilled, Prompt, SlotCache, prefi
 from rheostat.models import Policy
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
 
+NEEDS_POLICY = True
+
 _COLUMN_STEP = 32
 _REFILL_SHARE = 8
 
 
-def build(policy: Policy, control_format: ControlFormat | None, *, batch_tokens: int) -> Engine:
+@dataclass(frozen=True, slots=True)
+class TransformersOptions:
+    """None: what bounds it is the recipe's `batch_tokens`."""
+
+
+OPTIONS = TransformersOptions
+_DEFAULTS = TransformersOptions()
+
+
+def build(
+    policy: Policy,
+    control_format: ControlFormat | None,
+    *,
+    batch_tokens: int,
+    options: TransformersOptions = _DEFAULTS,
+) -> Engine:
     """An engine on a policy; at most `batch_tokens` tokens (rows × longest row) are in flight.
 
     With a `control_format`, controls are rendered and forged ones in the conversation neutralised.
