@@ -31,6 +31,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Turn = Mapping[str, str]
 """A message as the API has it: `{"role": "user", "content": "…"}`."""
 
+SEEDS = 2**31
+"""Seeds below it are taken by every server: llama.cpp has 32 bits, others a sign."""
+
 _NO_KEY = "none"
 _logger = logging.getLogger(__name__)
 

@@ -6,12 +6,8 @@
 | `rewards`    | `OPTIONS`, `NEEDS_MODEL`, `build(spec, options, ...)`  | `RewardKind`   |
 | `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
 | `methods`    | `build(context) -> Method`                           | `Method`       |
-<<<<<<< HEAD
-| `engines`    | `build(policy, control_format, ...) -> Engine`       | `Engine`       |
-| `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
-=======
 | `engines`    | `OPTIONS`, `NEEDS_POLICY`, `build(model, ...)`       | `EngineKind`   |
->>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
+| `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
 """
 
 import importlib

@@ -42,7 +42,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         try:
             identified(options)
         except RheostatError as error:
-            yield f"{where}.{error.message}"
+            yield f"{where}: {error.message}"
         for server in parts(options, endpoint.EndpointOptions):
             yield from (f"{where}: {problem}" for problem in endpoint.problems(server))
     for where, source in _sources(config.prompts):

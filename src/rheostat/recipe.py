@@ -13,11 +13,15 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rheostat import plugins, yaml_text
-<<<<<<< HEAD
-from rheostat.config import ExecutorConfig, RewardConfig, RunConfig, TrainConfig, expand_rewards
-=======
-from rheostat.config import EngineConfig, RewardConfig, RunConfig, TrainConfig, expand_engine, expand_rewards
->>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
+from rheostat.config import (
+    EngineConfig,
+    ExecutorConfig,
+    RewardConfig,
+    RunConfig,
+    TrainConfig,
+    expand_engine,
+    expand_rewards,
+)
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
 from rheostat.yaml_text import shown
@@ -86,17 +90,16 @@ def reward_options(spec: RewardConfig) -> Any:
     return TypeAdapter(options).validate_python(spec.given_options)
 
 
-<<<<<<< HEAD
 def executor_options(spec: ExecutorConfig) -> Any:
     """The options of an executor: its kind's own `OPTIONS` with what the recipe sets."""
     options = plugins.load("executors", spec.kind).OPTIONS
     return TypeAdapter(options).validate_python(spec.given_options)
-=======
+
+
 def engine_options(engine: EngineConfig) -> Any:
     """The options of an engine: its kind's own `OPTIONS` with what the recipe sets."""
     options = plugins.load("engines", engine.kind).OPTIONS
     return TypeAdapter(options).validate_python(engine.given_options)
->>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
 
 
 def option_problems(
@@ -140,15 +143,12 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if name in plugins.available("objectives") and isinstance(given, Mapping):
             options = plugins.load("objectives", name).OPTIONS
             yield from option_problems(f"train.objectives.{name}", options, given)
-<<<<<<< HEAD
     executor = values.get("executor")
     if isinstance(executor, Mapping) and executor.get("kind", "local") in plugins.available("executors"):
         options = plugins.load("executors", executor.get("kind", "local")).OPTIONS
         given = {key: value for key, value in executor.items() if key != "kind"}
         yield from option_problems("executor", options, given, ["kind"])
-=======
     yield from engine_problems(values.get("engine"))
->>>>>>> 31ce949 (An OpenAI-compatible server generates for untuned models; its faults are waited out, its refusals told)
     judges = values.get("judges")
     parties = {"rewards": values.get("rewards")}
     if isinstance(judges, Mapping):

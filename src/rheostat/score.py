@@ -11,8 +11,10 @@ from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig, RunConfig
 from rheostat.execution import open_executor
 from rheostat.models import identity
+from rheostat.plugin_options import identified
 from rheostat.plugins import Judged
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.recipe import reward_options
 from rheostat.records import Message, Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, load_rewards, parties
@@ -175,9 +177,13 @@ def load_scorers(run: RunDirectory, config: RunConfig, names: Sequence[str]) -> 
 
 
 def reward_identity(specs: Mapping[str, RewardConfig]) -> dict[str, object]:
-    """What identifies a party's rewards: their options and their model's files."""
+    """What identifies a party's rewards: their options (`plugin_options.py`) and their model's files."""
     return {
-        name: {**spec.model_dump(), "files": identity(spec.model) if spec.model else None}
+        name: {
+            **spec.model_dump(exclude=set(spec.given_options)),
+            **identified(reward_options(spec)),
+            "files": identity(spec.model) if spec.model else None,
+        }
         for name, spec in specs.items()
     }
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from rheostat.chat import encode_response, plain_turns
 from rheostat.control import ControlFormat
-from rheostat.endpoint import Answer, ChatRequest, Choice, Endpoint, EndpointOptions
+from rheostat.endpoint import SEEDS, Answer, ChatRequest, Choice, Endpoint, EndpointOptions
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
 from rheostat.records import Control, Finish, Message
 from rheostat.stage import derive_seed
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NEEDS_POLICY = False
-
-_SEEDS = 2**31
-"""Seeds below it are taken by every server: llama.cpp has 32 bits, others a sign."""
 
 _ENDS: dict[str, Finish] = {"stop": "stop", "length": "length"}
 _logger = logging.getLogger(__name__)
@@ -91,7 +88,7 @@ class OpenAIEngine:
                     sampling.temperature,
                     sampling.top_p,
                     sampling.max_tokens,
-                    seed=derive_seed(seed, f"{lap}/{ask.request}/{ask.first}") % _SEEDS,
+                    seed=derive_seed(seed, f"{lap}/{ask.request}/{ask.first}") % SEEDS,
                     choices=ask.choices,
                     extra_body=_dials(requests[ask.request].control),
                 )
