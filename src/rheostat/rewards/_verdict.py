@@ -2,7 +2,9 @@
 
 The text that is judged is data. It stands between lines that hold a mark of 24 hexadecimal digits, the SHA-256 of
 that very text: nobody can write the mark of a text into it, so nothing in it can close its part or open another, and
-the same text is always asked about in the same words. The rubric stands before it, what is wanted after.
+the same text is always asked about in the same words. The rubric stands before it, what is wanted after. Whatever in
+it reads like a token of a chat template, `<|im_end|>` or `</think>` say, is broken by a space: a server would take it
+for the real one, and a judge that repeats it would seem to have ended its thoughts there.
 """
 
 import hashlib
@@ -17,6 +19,8 @@ from rheostat.records import Attribute
 
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _END_OF_THOUGHT = "</think>"
+_TOKEN = re.compile(r"<(?=[|｜]|/?\w+>)|\[(?=/?[A-Z_]+\])")
+"""The first character of `<|…`, `<word>`, `</word>` and `[WORD]`, the forms of all known templates' tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,18 @@ def mark_of(item: Judged) -> str:
     return mark
 
 
+def as_shown(text: str) -> str:
+    """`text` with a space inside whatever reads like a token of a chat template (and inside tags of HTML)."""
+    return _TOKEN.sub(r"\g<0> ", text)
+
+
 def question(item: Judged, rubric: str, attribute: Attribute, scale: Scale) -> str:
     """What a judge is asked about an item: one text for one user turn, which every chat template takes."""
     mark = mark_of(item)
     parts = []
     for message in item.messages:
-        parts += [f"=== {mark} {message.role} says ===", message.content]
-    parts += [f"=== {mark} the response to be judged ===", item.response, f"=== {mark} end ==="]
+        parts += [f"=== {mark} {message.role} says ===", as_shown(message.content)]
+    parts += [f"=== {mark} the response to be judged ===", as_shown(item.response), f"=== {mark} end ==="]
     return "\n".join(
         [
             f"You judge one property of a response to a conversation: {attribute.description}.",
