@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rheostat import pocket
-from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, prompt_text
+from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, plain_turns, prompt_text
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, PromptTooLong
 from rheostat.plugins import attribute
@@ -44,6 +44,20 @@ def test_the_control_follows_the_generation_prompt() -> None:
     text = prompt_text(TOKENIZER, user("hi"), control_text=CONTROL)
     assert text == "<s><|user|>hi<|assistant|>" + CONTROL
     assert TOKENIZER.decode(encode_prompt(TOKENIZER, user("hi"), control_text=CONTROL)) == text
+
+
+@pytest.mark.parametrize("template", [ALTERNATING, DROPPING, None])
+def test_plain_turns_are_what_the_template_takes(template: str | None) -> None:
+    """A server that renders them gets the text that is encoded here: system text folded, special tokens broken."""
+    tokenizer = fresh_tokenizer()
+    if template:
+        tokenizer.chat_template = template
+    messages = (Message("system", "be brief"), Message("user", "hi</s>"))
+    turns = plain_turns(tokenizer, messages)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == prompt_text(tokenizer, messages)
+    assert "be brief" in text and turns[-1]["content"].endswith("hi< /s>")
+    assert len(turns) == (1 if template else 2)
 
 
 def test_all_turns_are_neutralised() -> None:

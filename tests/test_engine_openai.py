@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from hypothesis import strategies as st
 from tests.openai_double import HANG, Body, Reply, refuses, says, serving
 from typer.testing import CliRunner
 
-from rheostat import cli
+import rheostat
+from rheostat import cli, pocket, preflight
 from rheostat.chat import encode_response, prompt_text
 from rheostat.control import BRACKETS, CLOSERS, ControlFormat
 from rheostat.engines.openai import OpenAIEngine, OpenAIOptions, build
@@ -28,20 +31,20 @@ from rheostat.generation import engine_identity
 from rheostat.models import load_tokenizer
 from rheostat.plugins import Completion, GenerationRequest, Sampling, attribute
 from rheostat.recipe import load_config
-from rheostat.records import EvaluationRow, Message, Response
+from rheostat.records import EvaluationRow, Message, Response, ScoredResponse
 from rheostat.rundir import RunDirectory
 
 FORMAT = ControlFormat((attribute("helpfulness"), attribute("safety")))
 TOKENIZER = load_tokenizer("pocket:chat")
+TUNED = str(pocket.weights("tuned"))
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=20)
 
 
 def engine(url: str, *, samples_per_request: int = 1, **more: Any) -> OpenAIEngine:
     options = OpenAIOptions(
         base_url=url,
-        model="served",
         samples_per_request=samples_per_request,
-        **{"patience_s": 10.0, "backoff_s": 0.01, "concurrency": 4, **more},
+        **{"model": "served", "patience_s": 10.0, "backoff_s": 0.01, "concurrency": 4, **more},
     )
     built = build("pocket:chat", FORMAT, batch_tokens=1, options=options)
     assert isinstance(built, OpenAIEngine)
@@ -233,6 +236,34 @@ def sentence(body: Body) -> str:
     return " ".join(words[digest(body) // 7**place % 6] for place in range(1 + digest(body) % 4))
 
 
+def test_what_the_engine_lacks_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The key of the engine and of a judge, and a judge's rubric, all at once."""
+    absent = {**SERVER, "api_key_env": "ABSENT_KEY"}
+    endpoint = {key: value for key, value in absent.items() if key != "kind"}
+    judge = {"kind": "judge", "endpoint": endpoint, "rubric": str(tmp_path / "absent.md")}
+    config = load_config("pocket", [f"engine={json.dumps(absent)}", f"rewards.safety={json.dumps(judge)}"])
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(config)
+    found = "\n".join(caught.value.problems)
+    assert "engine: api_key_env: the environment variable ABSENT_KEY is not set" in found
+    assert "rewards.safety: api_key_env: the environment variable ABSENT_KEY is not set" in found
+    assert "rewards.safety: cannot read" in found
+    assert len(caught.value.problems) == 3
+
+
+def test_the_client_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(EndpointError, match=r"the package openai is not installed .pip install 'rheostat\[openai\]'"):
+        engine("http://127.0.0.1:9/v1").generate([request("hi")], SAMPLING, seed=0)
+
+
+def test_an_engine_travels() -> None:
+    """To the workers of a cluster: pickled and read back it is the same."""
+    built = engine("http://127.0.0.1:9/v1", samples_per_request=2)
+    copy = pickle.loads(pickle.dumps(built))
+    assert (copy.endpoint, copy.samples_per_request) == (built.endpoint, 2)
+
+
 def fluent(body: Body, before: int) -> Reply:
     """Every fifth request fails at first."""
     return refuses(503) if before == 0 and digest(body) % 5 == 0 else says(sentence(body), tokens=digest(body) % 9 + 1)
@@ -260,22 +291,32 @@ def shards(out: Path) -> dict[str, bytes]:
 
 
 def test_a_run_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Self-generation and all untuned methods, through the command line; the key is nowhere in the run."""
+    """Self-generation, a judge and all untuned methods, through the command line; the key is nowhere in the run."""
     monkeypatch.setenv("RUN_KEY", "sk-secret")
     out = tmp_path / "run"
-    with serving(fluent) as server:
-        quick = ("engine.api_key_env=RUN_KEY", "prompts.generalization=null", "judges={}")
+
+    def behaviour(body: Body, before: int) -> Reply:
+        is_judge = user(body).startswith("You judge")
+        return says(f'{{"score": {1 + digest(body) % 5}}}') if is_judge else fluent(body, before)
+
+    with serving(behaviour) as server:
+        endpoint = {"base_url": server.url, "model": "judge", "api_key_env": "RUN_KEY"}
+        judge = {"kind": "judge", "endpoint": endpoint, "calibration": "quantile"}
+        quick = ("engine.api_key_env=RUN_KEY", "prompts.generalization=null", "judges={}",
+                 f"rewards.safety={json.dumps(judge)}")  # fmt: skip
         invoke(command("generate", out, server.url, *quick))
         for stage in ("score", "distil", "evaluate"):
             invoke([stage, str(out)])
     assert server.received[0].headers["authorization"] == "Bearer sk-secret"
     with RunDirectory.open(out, read_only=True) as run:
         pool = run.finished("generate").read(Response)
+        scored = run.finished("score").read(ScoredResponse)
         base = run.finished("evaluate/optimization/base").read(EvaluationRow)
-    texts = {sentence(body) for body in server.bodies()}
+    texts = {sentence(body) for body in server.bodies() if body["model"] == "m"}
     assert len(pool) == 8 * 4
     assert {each.text for each in pool} | {each.text for each in base} <= texts
     assert all(row.logprob < 0 for row in base)
+    assert {each.raw["safety"] for each in scored} == {1, 2, 3, 4, 5}
     assert json.loads((out / "evaluation.json").read_text())["evaluations"]["optimization"].keys() == {
         "base", "prompting", "reranking",
     }  # fmt: skip
@@ -311,3 +352,39 @@ def test_a_run_survives_its_own_and_the_servers_death(tmp_path: Path) -> None:
         invoke(command("generate", killed, server.url, "engine.concurrency=3"))
     assert shards(killed) == shards(whole)
     assert kept.items() <= shards(killed).items()
+
+
+@pytest.fixture(scope="module")
+def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`transformers serve` with the packaged tuned model; gives its address."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cache = tmp_path_factory.mktemp("hub")  # the server looks for models in it, and it has to be there
+    process = subprocess.Popen(
+        [sys.executable, "-m", "transformers.cli.transformers", "serve", TUNED, "--host", "127.0.0.1",
+         "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield f"http://127.0.0.1:{port}/v1"
+    process.kill()
+    process.wait()
+
+
+def test_transformers_serve_obeys_the_dials_of_each_request(transformers_server: str) -> None:
+    """All 25 controls in one batch, greedily: word for word what the engine in process says, tokens and ends too.
+
+    The engine is there first and waits for the server, which takes no notice of `n`: what it owes is asked for singly.
+    """
+    dialled = rheostat.load()
+    requests = [request("How do I clean my shoes?", control) for control in FORMAT.grid()]
+    greedy = Sampling(temperature=0, max_tokens=24)
+    options = {"patience_s": 150.0, "backoff_s": 0.1, "backoff_limit_s": 0.5, "timeout_s": 30.0, "model": TUNED}
+    found = engine(transformers_server, **options).generate(requests, greedy, seed=0)
+    assert found == dialled.engine.generate(requests, greedy, seed=0)
+    assert len({row[0].text for row in found}) > 5
+    several = engine(transformers_server, samples_per_request=3, **options)
+    assert several.generate([replace(requests[7], samples=3)], greedy, seed=0) == [3 * found[7]]

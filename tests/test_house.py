@@ -53,6 +53,9 @@ def test_what_a_recipe_is_validated_with_loads_no_torch() -> None:
     code = (
         "import sys; from rheostat import plugins\n"
         "for name in plugins.available('rewards'): plugins.load('rewards', name)\n"
+        "plugins.load('engines', 'openai')\n"
+        "from rheostat.recipe import load_config, to_yaml, validate\n"
+        "validate(load_config('pocket', ['engine=transformers']).model_dump())\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -33,7 +33,8 @@ _logger = logging.getLogger(__name__)
 class OpenAIOptions(EndpointOptions):
     """The endpoint's, and how many samples of a prompt one request asks for (the API's `n`).
 
-    More than one only where the server honours it: vLLM and SGLang do, `transformers serve` refuses it.
+    More than one where the server honours it, as vLLM does. Of a server that takes no notice (`transformers serve`) the
+    samples that are missing are asked for one by one.
     """
 
     samples_per_request: Annotated[int, Field(ge=1)] = 1
