@@ -382,7 +382,7 @@ def test_transformers_serve_obeys_the_dials_of_each_request(transformers_server:
     dialled = rheostat.load()
     requests = [request("How do I clean my shoes?", control) for control in FORMAT.grid()]
     greedy = Sampling(temperature=0, max_tokens=24)
-    options = {"patience_s": 150.0, "backoff_s": 0.1, "backoff_limit_s": 0.5, "timeout_s": 30.0, "model": TUNED}
+    options: dict[str, Any] = {"patience_s": 150.0, "backoff_s": 0.1, "backoff_limit_s": 0.5, "model": TUNED}
     found = engine(transformers_server, **options).generate(requests, greedy, seed=0)
     assert found == dialled.engine.generate(requests, greedy, seed=0)
     assert len({row[0].text for row in found}) > 5
