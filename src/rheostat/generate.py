@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rheostat import plugins
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
-from rheostat.models import identity, load_policy
+from rheostat.models import identity, recipe_policy
 from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response
@@ -26,6 +26,7 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
             "model": identity(config.model),
             "generate": options.model_dump(),
             "dtype": config.dtype,
+            **config.loading,
             "batch_tokens": config.batch_tokens,
             "seed": config.seed,
         },
@@ -67,7 +68,7 @@ class GenerateWork:
     def open(self) -> Compute[Prompt]:
         """Loads the model."""
         config, options = self.config, self.config.generate
-        policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+        policy = recipe_policy(config)
         engine: Engine = plugins.load("engines", "transformers").build(
             policy, config.control_format, batch_tokens=config.batch_tokens
         )

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from rheostat.config import PromptsConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
-from rheostat.models import locate, pick_device
+from rheostat.models import check_quantization, locate, pick_device
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.scoring import OWN, parties
 
 
 def check(config: RunConfig) -> None:
-    """Raises `ConfigError` with every prompt file, model folder and device that is not there."""
+    """Raises `ConfigError` with every prompt file, model folder, device and quantisation that is not there."""
     problems = list(_problems(config))
     if problems:
         raise ConfigError(
@@ -23,7 +23,9 @@ def check(config: RunConfig) -> None:
 
 def _problems(config: RunConfig) -> Iterator[str]:
     try:
-        pick_device(config.device)
+        device = pick_device(config.device)
+        if config.quantization is not None:
+            check_quantization(device)
     except RheostatError as error:
         yield error.message
     models = {"model": config.model}
