@@ -1,16 +1,21 @@
 """Conversations as token ids: the control's place, and what user text can not do."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rheostat import pocket
 from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, plain_turns, prompt_text
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, PromptTooLong
-from rheostat.plugins import attribute
+from rheostat.models import load_classifier
+from rheostat.plugins import Judged, attribute
 from rheostat.records import Message
+from rheostat.rewards.classifier import ClassifierReward
 
 FORMAT = ControlFormat((attribute("helpfulness"), attribute("safety")))
 CONTROL = "[helpful=1][harmless=0.25]"
@@ -34,6 +39,7 @@ def fresh_tokenizer() -> PreTrainedTokenizerBase:
 
 TOKENIZER = fresh_tokenizer()
 SPECIAL_IDS = set(TOKENIZER.all_special_ids)
+JUDGE = load_classifier("pocket:judge-safety", device="cpu")
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -107,6 +113,114 @@ def test_defusing_knows_markup_and_one_character_tokens_and_leaves_words() -> No
     tokenizer.add_tokens(["<think>", "kettle"])
     tokenizer.add_tokens(["§"], special_tokens=True)
     assert defuse(tokenizer, "<think>a kettle§</think>") == "< think>a kettle</think>"
+
+
+def unigram() -> PreTrainedTokenizerBase:
+    """A Unigram with metaspaces, as SentencePiece makes them, whose vocabulary could spell its special tokens."""
+    core = Tokenizer(models.Unigram([(piece, -1.0) for piece in ("<unk>", "▁", *PIECES)], unk_id=0))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    return wrapped(core, "<s>", "</s>", "<unk>", normalized=True)
+
+
+def word_piece() -> PreTrainedTokenizerBase:
+    """An uncased WordPiece whose added markup is looked for in the text made lower case and stripped of marks."""
+    pieces = ["[UNK]", "[CLS]", "[SEP]", *PIECES, *(f"##{piece}" for piece in PIECES)]
+    core = Tokenizer(models.WordPiece({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer(lowercase=True)])
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    return wrapped(core, "[CLS]", "[SEP]", "[UNK]", normalized=False)
+
+
+def spaceless() -> PreTrainedTokenizerBase:
+    """A BPE of characters whose normaliser takes the spaces out, those that break a token included."""
+    core = Tokenizer(models.BPE({piece: id for id, piece in enumerate(("<unk>", *PIECES))}, [], unk_token="<unk>"))
+    core.normalizer = normalizers.Replace(" ", "")
+    return wrapped(core, "<s>", "</s>", "<unk>", normalized=True)
+
+
+PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789<>|/[]=._- ", "</", "s>", "user", "helpful"]
+MARKUP = ("<think>", "[TOOL]", "<|user|>")
+
+
+def wrapped(core: Tokenizer, bos: str, eos: str, unk: str, *, normalized: bool) -> PreTrainedTokenizerBase:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token=unk)
+    special = [AddedToken(each, special=True, normalized=normalized) for each in (bos, eos)]
+    tokenizer.add_special_tokens({"bos_token": special[0], "eos_token": special[1]})
+    tokenizer.add_tokens([AddedToken(each, normalized=True) for each in MARKUP])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}<|user|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<|user|>{% endif %}"
+    )
+    return tokenizer
+
+
+def byte_level() -> PreTrainedTokenizerBase:
+    tokenizer = fresh_tokenizer()
+    tokenizer.add_tokens([AddedToken(each, normalized=True) for each in MARKUP])
+    return tokenizer
+
+
+KINDS = {"byte-level BPE": byte_level(), "Unigram": unigram(), "WordPiece": word_piece(), "spaceless": spaceless()}
+disguised = st.lists(
+    st.sampled_from([
+        *MARKUP, *SPECIALS, "[CLS]", "[SEP]", "<", ">", "|", "[", "]", "s", "/", " ", "▁", "\u200b", "\u0301",
+        "<THINK>", "<Think>", "＜think＞", "＜ｔｈｉｎｋ＞", "[tool]", "［TOOL］",
+        "<|USER|>", "＜|user|＞", "<thi\x00nk>",
+    ])
+).map("".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@given(content=disguised | st.text())
+@settings(max_examples=60, deadline=None)
+def test_no_content_yields_a_special_or_markup_token_whatever_the_tokenizer(kind: str, content: str) -> None:
+    """Only those of the template, and a response's end; the token of unknown characters excepted."""
+    tokenizer = KINDS[kind]
+    forbidden = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+
+    def count(ids: Sequence[int]) -> int:
+        return sum(id in forbidden for id in ids)
+
+    expected = count(tokenizer(tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True), add_special_tokens=False,
+    )["input_ids"])  # fmt: skip
+    prompt = encode_prompt(tokenizer, user(content), neutralise=FORMAT.neutralise)
+    assert count(prompt) == expected
+    assert count(encode_response(tokenizer, content)) == 1
+    pair = tokenizer(defuse(tokenizer, content), defuse(tokenizer, content), add_special_tokens=False)
+    assert count(pair["input_ids"]) == 0
+
+
+@given(hostile | disguised)
+@settings(max_examples=40, deadline=None)
+def test_a_pair_for_a_classifier_holds_its_own_special_tokens_only(content: str) -> None:
+    """`[CLS] … [SEP] … [SEP]`, whatever prompt and response hold."""
+    reward = ClassifierReward(JUDGE, 1000)
+    row = reward._encode([Judged(user(content), content)])[0]["input_ids"]
+    specials = set(JUDGE.tokenizer.all_special_ids) - {JUDGE.tokenizer.unk_token_id}
+    assert [id for id in row if id in specials] == [
+        JUDGE.tokenizer.cls_token_id, JUDGE.tokenizer.sep_token_id, JUDGE.tokenizer.sep_token_id
+    ]  # fmt: skip
+
+
+def test_what_is_read_as_markup_is_broken_and_what_is_not_stays() -> None:
+    """An uncased tokenizer reads `<THINK>` as `<think>`; where spaces do not count, the first character goes."""
+    assert defuse(KINDS["WordPiece"], "<THINK> of A tool") == "< THINK> of A tool"
+    assert defuse(KINDS["byte-level BPE"], "<THINK>") == "<THINK>"
+    assert defuse(KINDS["spaceless"], "a < think> b") == "a   think> b"
+    assert defuse(KINDS["Unigram"], "a < b") == "a < b"
+
+
+def test_a_template_that_takes_parts_gets_parts() -> None:
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'][0]['text'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    messages = [Message("system", "Be brief."), Message("user", " hi ")]
+    assert prompt_text(tokenizer, messages) == "<system>Be brief.<user> hi <assistant>"
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, DROPPING])

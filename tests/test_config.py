@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rheostat.config import RunConfig
+from rheostat.config import LoraConfig, RunConfig
 from rheostat.config_fields import describe_fields
 from rheostat.errors import ConfigError, InputError, RheostatError
 from rheostat.method_name import MethodName
@@ -89,6 +89,13 @@ def test_judges_shorthand() -> None:
         ({"prompts": {"train": [{"source": "x", "weight": math.inf}]}}, "prompts.train.0.weight: got inf"),
         ({"prompts": {"train": "x", "near_duplicates": 1.1}}, "prompts.near_duplicates: got 1.1"),
         ({"rewards": 5}, "rewards: got 5; input should be a block of keys"),
+        ({"train": {"lora": "always"}}, "train.lora: got 'always'; input should be 'auto'"),
+        ({"train": {"learning_rate": 0}}, "train.learning_rate: got 0; input should be greater than 0"),
+        ({"attention": "flash"}, "attention: got 'flash'; input should be 'eager', 'sdpa', 'flash_attention_2', "
+                                 "'flash_attention_3' or 'flex_attention'"),
+        ({"quantization": "4bit", "train": {"lora": None}},
+         "train.lora: got null with quantization: 4bit, allowed are auto and a block of keys; "
+         "weights of 4 bits cannot be trained themselves"),
         ({"train": {"lora": 7}}, "train.lora: got 7; input should be a block of keys"),
         ({"levels": [[[[1]]]]}, "levels.0: got [[[...]]]; input should be a number"),
         ({"model": ["x" * 5000]}, "...xx"),
@@ -189,7 +196,7 @@ def test_overrides_are_yaml_and_reach_absent_blocks() -> None:
         ],
     )
     assert (config.seed, config.methods, config.distil.per_corner) == (3, ["base", "clm"], 1)
-    assert config.train.lora is not None and config.train.lora.rank == 4
+    assert isinstance(config.train.lora, LoraConfig) and config.train.lora.rank == 4
     assert config.prompts.train_limit is None
 
 

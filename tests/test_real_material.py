@@ -8,7 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import rheostat
 from rheostat import cli
+from rheostat.models import load_policy
 from rheostat.records import EvaluationRow, Prompt, Response
 from rheostat.rundir import RunDirectory
 
@@ -131,3 +133,35 @@ def test_all_stages_on_a_real_model(model: str, shared: Path, tmp_path: Path) ->
             for dial in ("helpfulness", "safety"):
                 assert 0 <= entry["attributes"][dial]["BT"]["value"] <= 1
             assert entry["fluency"]["value"] > 0
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("model", ["bitllama-3M", "stories260K"])
+def test_a_real_model_with_adapters_and_with_all_weights(model: str, shared: Path, tmp_path: Path) -> None:
+    """A BitNet and a Llama: what is exported computes what was trained, and answers."""
+    out = tmp_path / "run"
+    base = load_policy(str(shared / "models" / model), device="cpu")
+    ids = torch.arange(5, 65).reshape(3, 20)
+    stage = out / "train" / "exmate-moec"
+    logits = {}
+    for name, lora in (("adapters", "{rank: 4}"), ("all weights", "null")):
+        run(shared, model, out, "distil.keep_truncated=true", "methods=[base,exmate]", f"train.lora={lora}")
+        if name == "adapters":
+            merged = load_policy(str(shared / "models" / model), device="cpu", adapter=stage / "adapter").model
+            logits["base and adapter"] = _logits(merged, ids)
+        logits[name] = _logits(load_policy(str(stage / "model"), device="cpu").model, ids)
+        to = tmp_path / name
+        done = CliRunner().invoke(cli.app, ["export", str(out), "--to", str(to)])
+        assert done.exit_code == 0, done.stderr[-3000:]
+        assert torch.equal(_logits(load_policy(str(to), device="cpu").model, ids), logits[name])
+        assert isinstance(rheostat.load(to).respond("Tell me a story.", max_tokens=12, safety=0.0), str)
+    torch.testing.assert_close(logits["base and adapter"], logits["adapters"], rtol=1e-4, atol=1e-4)
+    own = _logits(base.model, ids)
+    assert not torch.allclose(own, logits["adapters"], atol=1e-3)
+    assert not torch.allclose(own, logits["all weights"], atol=1e-3)
+
+
+def _logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=ids).logits
+    return logits

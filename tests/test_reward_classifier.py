@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     MistralConfig,
@@ -113,6 +116,27 @@ def test_the_last_feed_forward_network_reads_the_pooled_tokens_only(reward_model
         hook.remove()
     first, last = shapes[-2:]
     assert first[0] == 12 and first[1] > 1 and last == (12, 1)
+
+
+@pytest.mark.parametrize("with_eyes", [False, True])
+def test_the_pad_token_is_the_texts_where_a_model_has_several_configurations(with_eyes: bool, tmp_path: Path) -> None:
+    """Saved without one, Gemma 3 gets its tokenizer's; the pooling asks the text's configuration for it."""
+    text = {**SHAPE, "pad_token_id": None}
+    eyes = {**SHAPE, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+    config = (
+        Gemma3Config(text_config=text, vision_config=eyes, num_labels=1, pad_token_id=None)
+        if with_eyes
+        else Gemma3TextConfig(**text)
+    )
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(pocket.weights("chat")).save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path), device="cpu")
+    assert classifier.model.config.get_text_config().pad_token_id == 0
+    for batch_tokens in (150, 100_000):
+        scores = ClassifierReward(classifier, batch_tokens).score(items())
+        assert len(set(scores)) > 3
+        assert scores == pytest.approx(one_at_a_time(classifier, items()), abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 100_000])

@@ -10,18 +10,44 @@ assistant's earlier turns too), and no content whatsoever yields a special token
 read as one, `<|assistant|>` say, is broken by a space after its first character, `< |assistant|>`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
-from rheostat.errors import InputError, PromptTooLong
+from rheostat.errors import InputError, ModelError, PromptTooLong
 from rheostat.records import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Neutralise = Callable[[str], str]
+
+_TEMPLATE_ERRORS = (TemplateError, TypeError)  # what a template raises, and what Python does within one
+
+
+def plain_chat_template() -> str:
+    """The chat template of a base model, which has none of its own: `User: … Assistant: …`."""
+    return (Path(__file__).parent / "templates" / "plain_chat.jinja").read_text(encoding="utf-8")
+
+
+def single_chat_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str | None:
+    """The tokenizer's chat template: of several, the one named `default`; None where it has none.
+
+    Raises `ModelError` where several have names and none is `default`; `name` is the model's, for the message.
+    """
+    templates: str | dict[str, str] | None = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        return templates or None
+    if "default" not in templates:
+        raise ModelError(
+            f"{name}: got the chat templates {', '.join(sorted(templates))}, one of them must be named default",
+            hint="put the template to use into chat_template.jinja in the model's folder",
+        )
+    return templates["default"]
 
 
 def encode_prompt(
@@ -93,20 +119,68 @@ def defuse(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     """`text` changed, where it must be, so that it yields none of the tokenizer's special or markup tokens.
 
     A space goes in after the first character of each string that would be one, until none is left; a special
-    token of a single character is left out. Added tokens that are words or white space are text and stay.
+    token of a single character is left out. Added tokens that are words or white space are text and stay, and so
+    does the token of what the vocabulary lacks.
     """
     forbidden = _forbidden(tokenizer)
-    while found := [string for string in forbidden if string in text]:
+    while found := [string for string in forbidden.strings if string in text]:
         for string in found:
             text = text.replace(string, f"{string[0]} {string[1:]}" if len(string) > 1 else "")
-    return text
+    return _defused_as_read(tokenizer, text, forbidden.read) if forbidden.read else text
 
 
-def _forbidden(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    tokens = tokenizer.added_tokens_decoder.values()
-    strings = {token.content for token in tokens if token.special or _is_markup(token.content)}
-    strings.update(tokenizer.all_special_tokens)
-    return sorted((string for string in strings if string.strip()), key=len, reverse=True)
+@dataclass(frozen=True, slots=True)
+class _Forbidden:
+    """What no content may yield: `strings`, longest first, and `read`, the ids of those of them that the tokenizer
+    looks for in what its normaliser makes of a text, where they can stand though they do not in the text itself.
+    """
+
+    known_tokens: int
+    specials: tuple[str, ...]
+    strings: tuple[str, ...]
+    read: frozenset[int]
+
+
+_FORBIDDEN: "WeakKeyDictionary[PreTrainedTokenizerBase, _Forbidden]" = WeakKeyDictionary()
+"""By tokenizer, since some have thousands of added tokens; made anew for one that has got more."""
+
+
+def _forbidden(tokenizer: "PreTrainedTokenizerBase") -> _Forbidden:
+    specials = tuple(tokenizer.all_special_tokens)
+    known = _FORBIDDEN.get(tokenizer)
+    if known is None or (known.known_tokens, known.specials) != (len(tokenizer), specials):
+        added = {
+            id: token
+            for id, token in tokenizer.added_tokens_decoder.items()
+            if (token.special or _is_markup(token.content)) and token.content.strip()
+        }
+        strings = {token.content for token in added.values()} | {each for each in specials if each.strip()}
+        normalises = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None) is not None
+        read = {id for id, token in added.items() if token.normalized and normalises}
+        known = _FORBIDDEN[tokenizer] = _Forbidden(
+            known_tokens=len(tokenizer),
+            specials=specials,
+            strings=tuple(sorted(strings, key=lambda string: (-len(string), string))),
+            read=frozenset(read - {tokenizer.unk_token_id}),
+        )
+    return known
+
+
+def _defused_as_read(tokenizer: "PreTrainedTokenizerBase", text: str, ids: frozenset[int]) -> str:
+    """`text` without what the tokenizer reads as one of `ids`: broken by a space, or where that does not help, gone."""
+    is_broken = False
+    while True:
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = [
+            span for id, span in zip(read["input_ids"], read["offset_mapping"], strict=True) if id in ids
+        ]
+        if not spans:
+            return text
+        for start, stop in reversed(spans):
+            start = min(start, len(text) - 1)
+            first = text[start : start + 1] + " " if not is_broken and stop - start > 1 else ""
+            text = text[:start] + first + text[start + 1 :]
+        is_broken = True
 
 
 def _is_markup(string: str) -> bool:
@@ -128,22 +202,36 @@ def _rendered(
     turns = [{"role": message.role, "content": defuse(tokenizer, message.content)} for message in messages]
     try:
         text = _apply(tokenizer, turns, awaits_response)
-    except TemplateError as error:
+    except _TEMPLATE_ERRORS as error:
         if turns[0]["role"] != "system":
             raise _refused(tokenizer, error) from error
     else:
-        if turns[0]["role"] != "system" or turns[0]["content"].strip() in text:
+        if turns[0]["role"] != "system" or _shows(text, turns[0]):
             return turns, text
     folded = _fold_system(turns)
     try:
         return folded, _apply(tokenizer, folded, awaits_response)
-    except TemplateError as error:
+    except _TEMPLATE_ERRORS as error:
         raise _refused(tokenizer, error) from error
 
 
 def _apply(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], awaits_response: bool) -> str:
+    """The template's text; a template that shows no content as text gets it as a list of parts, as images come."""
     text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=awaits_response)
-    return text
+    if _shows(text, turns[-1]):
+        return text
+    in_parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    try:
+        other: str = tokenizer.apply_chat_template(
+            in_parts, tokenize=False, add_generation_prompt=awaits_response
+        )
+    except _TEMPLATE_ERRORS:
+        return text
+    return other if _shows(other, turns[-1]) else text
+
+
+def _shows(text: str, turn: Mapping[str, str]) -> bool:
+    return turn["content"].strip() in text
 
 
 def _fold_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -156,7 +244,7 @@ def _fold_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
     return rest
 
 
-def _refused(tokenizer: "PreTrainedTokenizerBase", error: TemplateError) -> InputError:
+def _refused(tokenizer: "PreTrainedTokenizerBase", error: Exception) -> InputError:
     return InputError(
         f"the chat template of {tokenizer.name_or_path or 'the model'} refuses the conversation: {error}",
         hint="user and assistant turns must alternate, and the last turn must be the user's",

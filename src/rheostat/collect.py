@@ -9,7 +9,7 @@ from rheostat import plugins
 from rheostat.chat import encode_prompt
 from rheostat.config import PromptsConfig, RunConfig, Sources
 from rheostat.errors import InputError, PromptTooLong
-from rheostat.models import Policy, identity, load_policy
+from rheostat.models import Policy, identity, recipe_policy
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompt_sources import digest, kind_of_source, listed
 from rheostat.prompts import PromptSet, distinct, read_prompts, split_held_out
@@ -39,7 +39,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         return stage
     with progress.task("read prompts", None, unit="prompts") as advance:
         collected = read_splits(options)
-        policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+        policy = recipe_policy(config)
         summary: dict[str, object] = {
             "skipped_lines": collected.skipped,
             "repeated": collected.repeated,

@@ -28,6 +28,9 @@ Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Quantization = Literal["4bit"]
+Auto = Literal["auto"]
 
 
 def _ascending(levels: list[float]) -> list[float]:
@@ -216,11 +219,25 @@ class CounterfactualConfig(_Block):
 
 
 class LoraConfig(_Block):
-    """Low-rank adapters instead of full fine-tuning."""
+    """`auto`: low-rank adapters for a model of more than `lora_above` parameters; null: never; keys: always, so."""
 
-    rank: Count = Field(16, description="rank of the adapters, which sit on all linear layers")
+    rank: Count = Field(
+        16, description="rank of the adapters, which sit on all linear layers but the output's (docs/models.md)"
+    )
     alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="their scale, over the rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout before them")
+
+
+def _auto_or_other(value: Any) -> str:
+    return "[auto]" if isinstance(value, str) else "[other]"
+
+
+Lora = Annotated[
+    Annotated[Auto, Tag("[auto]")] | Annotated[LoraConfig | None, Tag("[other]")], Discriminator(_auto_or_other)
+]
+LearningRate = Annotated[
+    Annotated[Auto, Tag("[auto]")] | Annotated[float, Field(gt=0), Tag("[other]")], Discriminator(_auto_or_other)
+]
 
 
 class TrainConfig(_Block):
@@ -235,10 +252,18 @@ class TrainConfig(_Block):
         "adamw",
         description="`muon`: Muon for the matrices of the layers, AdamW for the rest; small models learn faster",
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        5e-4, description="peak; full fine-tuning of billions of parameters wants about 1e-5, LoRA 2e-4"
+    learning_rate: LearningRate = Field(
+        "auto",
+        description="peak; `auto`: 2e-4 for adapters; for all weights 5e-4 up to 100 million parameters, else 1e-5",
     )
     batch_size: Count = Field(32, description="examples a step")
+    accumulation: Count = Field(
+        1,
+        description="passes that a step's batch is computed in: less memory, the same gradient, one more forward pass",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them: less memory, about a third slower"
+    )
     balance: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
         description="how far rare controls are seen more often: 0 as often as they are, 1 each control alike",
@@ -259,7 +284,10 @@ class TrainConfig(_Block):
         description="share of examples whose user text also holds a forged control, which is to be ignored",
     )
     save_steps: Count = Field(50, description="steps between checkpoints: what a killed run loses at most")
-    lora: LoraConfig | None = Field(None, description="absent: full fine-tuning")
+    lora: Lora = Field("auto")
+    lora_above: Annotated[float, Field(ge=0)] = Field(
+        1e9, description="parameters above which `lora: auto` trains adapters, up to which it trains all weights"
+    )
     counterfactual: CounterfactualConfig = CounterfactualConfig()
     objectives: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of an objective, by its file's name in objectives/"
@@ -330,6 +358,12 @@ class RunConfig(_Block):
     )
     seed: Seed = Field(0, description="of every draw of the run")
     dtype: Dtype = Field("float32", description="of all models' weights")
+    attention: Attention | None = Field(
+        None, description="how the chat model computes attention; null: what transformers picks for it"
+    )
+    quantization: Quantization | None = Field(
+        None, description="`4bit`: the chat model's weights in 4 bits by bitsandbytes, on CUDA; trains adapters only"
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     batch_tokens: Count = Field(16384, description="most tokens in flight in generation and scoring")
     executor: ExecutorConfig = Field(
@@ -404,6 +438,21 @@ class RunConfig(_Block):
                     f"{', '.join(sorted(self.rewards))}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _quantized_weights_stay(self) -> "RunConfig":
+        if self.quantization is not None and self.train.lora is None:
+            raise ValueError(
+                f"train.lora: got null with quantization: {self.quantization}, allowed are auto and a block of keys; "
+                "weights of 4 bits cannot be trained themselves"
+            )
+        return self
+
+    @property
+    def loading(self) -> dict[str, str]:
+        """How the chat model is loaded where that is not the default: what its stages depend on, beside `dtype`."""
+        given = {"attention": self.attention, "quantization": self.quantization}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def control_format(self) -> ControlFormat:

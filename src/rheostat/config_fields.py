@@ -12,7 +12,9 @@ from pydantic.fields import FieldInfo
 EVERY_DIAL, BY_DIAL = "[every dial]", "[by dial]"
 """The branches of levels: a list, or a list a dial."""
 
-UNION_BRANCHES = ("str", "list[str]", "[key]", "[text]", "[block]", "[list]", EVERY_DIAL, BY_DIAL)
+UNION_BRANCHES = (
+    "str", "list[str]", "[key]", "[text]", "[block]", "[list]", "[auto]", "[other]", EVERY_DIAL, BY_DIAL
+)  # fmt: skip
 """What pydantic puts into a location beside the keys."""
 
 

@@ -98,6 +98,7 @@ class Evaluator:
                 else self._config.evaluate.rerank_samples * reranks,
                 "levels": self._config.control_format.levels,
                 "dtype": self._config.dtype,
+                **self._config.loading,
                 "batch_tokens": self._config.batch_tokens,
                 "seed": self._config.seed,
                 **(engine_identity(self._config) if tuned is None else {}),

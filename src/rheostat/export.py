@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Dtype, RunConfig
 from rheostat.control_template import dialled_template
 from rheostat.dialled import CARD, tuned_model
@@ -36,8 +37,7 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
         to.mkdir(parents=True, exist_ok=True)
         policy.model.save_pretrained(to)
         policy.tokenizer.save_pretrained(to)
-    template = policy.tokenizer.chat_template
-    assert isinstance(template, str), type(template)
+    template = single_chat_template(policy.tokenizer, name) or plain_chat_template()
     control_format = config.control_format
     write_text(to / "chat_template.jinja", dialled_template(template, control_format))
     write_json(

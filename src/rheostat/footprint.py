@@ -54,13 +54,13 @@ class ModelShape:
     ) -> int:
         """Bytes at most in a training pass over `tokens`, of which `response_tokens` have logits.
 
-        Full: weights, gradients and AdamW's two moments, all in `dtype`. Adapters: the weights as they are loaded,
-        and gradients and moments of the adapters in 32 bits. Activations; with gradient checkpointing one hidden
-        state a layer and one layer's activations. Logits and their gradient in 32 bits.
+        Full: weights, gradients and AdamW's two moments, all in 32 bits whatever `dtype` is. Adapters: the weights as
+        they are loaded, and gradients and moments of the adapters in 32 bits. Activations; with gradient checkpointing
+        one hidden state a layer and one layer's activations. Logits and their gradient in 32 bits.
         """
         number = BYTES[dtype]
         states = {
-            "full": 4 * self.weights(dtype),
+            "full": 16 * self.parameters,
             "lora": self.weights(dtype) + round(self.parameters * _LORA_SHARE * 16),
             "4bit": round(self.parameters * (FOUR_BIT_BYTES + _LORA_SHARE * 16)),
         }[how]
@@ -80,7 +80,7 @@ def largest_model(memory: int, dtype: str, use: Use) -> int:
     """Parameters of the largest model that fits into `memory` bytes, a fifth of which is left to all else."""
     each = {
         "generate": BYTES[dtype],
-        "full": 4 * BYTES[dtype],
+        "full": 16,
         "lora": BYTES[dtype] + 16 * _LORA_SHARE,
         "4bit": FOUR_BIT_BYTES + 16 * _LORA_SHARE,
     }[use]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
 from rheostat.generation import engine_identity, load_engine
-from rheostat.models import identity, load_policy
+from rheostat.models import identity, recipe_policy
 from rheostat.plugins import GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response
@@ -26,6 +26,7 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
             "model": identity(config.model),
             "generate": options.model_dump(),
             "dtype": config.dtype,
+            **config.loading,
             "batch_tokens": config.batch_tokens,
             "seed": config.seed,
             **engine_identity(config),
@@ -68,7 +69,7 @@ class GenerateWork:
     def open(self) -> Compute[Prompt]:
         """Loads the model, or what asks the server that serves it."""
         config, options = self.config, self.config.generate
-        engine = load_engine(config, lambda: load_policy(config.model, dtype=config.dtype, device=config.device))
+        engine = load_engine(config, lambda: recipe_policy(config))
         sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
 
         def work(shard: Sequence[Prompt], seed: int) -> list[Response]:

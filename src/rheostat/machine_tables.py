@@ -72,8 +72,7 @@ def _fits(machine: Machine) -> Table:
     uses: tuple[tuple[str, str, Use], ...] = (
         ("generate, bfloat16", "bfloat16", "generate"),
         ("LoRA, bfloat16", "bfloat16", "lora"),
-        ("all weights, bfloat16", "bfloat16", "full"),
-        ("all weights, float32", "float32", "full"),
+        ("all weights", "float32", "full"),
     )
     for heading, _, _ in uses:
         table.add_column(heading, justify="right")

@@ -6,21 +6,30 @@ template or with the wrong head) is a `ModelError` that says what to do.
 
 import hashlib
 import inspect
+import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from rheostat.config import Dtype
+from rheostat.chat import plain_chat_template, single_chat_template
+from rheostat.config import Attention, Dtype, Quantization, RunConfig
 from rheostat.errors import ModelError
 from rheostat.footprint import ModelShape
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _POCKET = "pocket:"
 _IDENTIFIED_BYTES = 64 * 2**20
@@ -40,7 +50,7 @@ class Policy:
     """A chat model in eval mode with its tokenizer (left padding, pad token set).
 
     `context` is the most tokens a sequence may have; `end_ids` are the tokens that end a response, the
-    one to train on first.
+    one to train on first; `is_quantized_here` says that its weights are in 4 bits because the recipe asks for it.
     """
 
     model: "PreTrainedModel"
@@ -48,6 +58,7 @@ class Policy:
     name: str
     context: int
     end_ids: tuple[int, ...]
+    is_quantized_here: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +106,7 @@ def identity(model: str) -> dict[str, str]:
         return {"id": model}
     digests = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors", ".model"):
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt"):
             with path.open("rb") as file:
                 beginning = file.read(_IDENTIFIED_BYTES)
             digests[path.name] = hashlib.sha256(f"{path.stat().st_size}:".encode() + beginning).hexdigest()[
@@ -128,26 +139,80 @@ def pick_device(device: str = "auto") -> torch.device:
     return picked
 
 
+def recipe_policy(config: RunConfig, model: str | None = None) -> Policy:
+    """The recipe's chat model, or one tuned from it, loaded as the recipe says. Raises `ModelError`."""
+    return load_policy(
+        model or config.model,
+        dtype=config.dtype,
+        device=config.device,
+        attention=config.attention,
+        quantization=config.quantization,
+    )
+
+
 def load_policy(
-    model: str, *, dtype: Dtype = "float32", device: str = "auto", adapter: Path | None = None
+    model: str,
+    *,
+    dtype: Dtype = "float32",
+    device: str = "auto",
+    attention: Attention | None = None,
+    quantization: Quantization | None = None,
+    adapter: Path | None = None,
 ) -> Policy:
     """A chat model, with a PEFT adapter merged into it where one is given.
 
-    Raises `ModelError` where it cannot be loaded or has no chat template.
+    Where its tokenizer has several chat templates, the `default` one becomes its only; where it has none, a plain one
+    (`plain_chat_template`), and a warning says so. Raises `ModelError` where it cannot be loaded.
     """
+    assert adapter is None or quantization is None, "adapters are not merged into weights of 4 bits"
     where = pick_device(device)
     tokenizer = _load_tokenizer(model)
     if not tokenizer.chat_template:
-        raise ModelError(
-            f"{model}: its tokenizer has no chat template",
-            hint="use a chat model, or add chat_template.jinja to its folder",
-        )
+        _warn_of_plain_template(model)
+        tokenizer.chat_template = plain_chat_template()
     tokenizer.padding_side = "left"
-    loaded = _load_model(AutoModelForCausalLM, model, dtype)
+    with _attention_errors(attention):
+        loaded = _load_model(
+            AutoModelForCausalLM,
+            model,
+            dtype,
+            {
+                "attn_implementation": attention,
+                **({} if quantization is None else _in_4_bits(dtype, where)),
+            },
+        )
     if adapter is not None:
         loaded = _merge_adapter(loaded, adapter)
-    loaded = loaded.to(where).eval()
-    return Policy(loaded, tokenizer, model, context_length(loaded, tokenizer), end_tokens(loaded, tokenizer))
+    if quantization is None:
+        loaded = loaded.to(where)
+    return Policy(
+        loaded.eval(),
+        tokenizer,
+        model,
+        context_length(loaded, tokenizer),
+        end_tokens(loaded, tokenizer),
+        quantization is not None,
+    )
+
+
+def parameter_count(model: str) -> int:
+    """How many parameters a causal language model has, off its config.json alone; tied ones count once.
+
+    All experts of a mixture count. Raises `ModelError` where there is no such model.
+    """
+    return int(_empty_model(model).num_parameters())
+
+
+def _empty_model(model: str) -> "PreTrainedModel":
+    """The model without memory for its weights."""
+    where, is_local = locate(model)
+    try:
+        config = _from_disk_first(AutoConfig.from_pretrained, where, is_local)
+        with torch.device("meta"), quiet():
+            empty: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{model}: cannot read its config: {_first_line(error)}", hint=_HINT_FOLDER) from error
+    return empty
 
 
 def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> Classifier:
@@ -161,26 +226,22 @@ def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto
             f"{model}: got a classifier with {labels} labels, allowed is one logit",
             hint="use a reward model: a sequence classifier with num_labels = 1",
         )
-    # The pooling of Hugging Face's decoder classifiers looks for the last token that is not this one.
-    if loaded.config.pad_token_id is None:
-        loaded.config.pad_token_id = tokenizer.pad_token_id
+    # The pooling of Hugging Face's decoder classifiers looks for the last token that is not this one, by the text's
+    # configuration where a model has several.
+    text_config = loaded.config.get_text_config()
+    if text_config.pad_token_id is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
     loaded = loaded.to(where).eval()
     return Classifier(loaded, tokenizer, model, context_length(loaded, tokenizer))
 
 
 def read_shape(model: str) -> ModelShape:
     """A decoder's size, off its config.json: no weight is read. `ModelError` where there is no such model."""
-    where, is_local = locate(model)
-    try:
-        config = _from_disk_first(AutoConfig.from_pretrained, where, is_local)
-        with torch.device("meta"), quiet():
-            empty = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{model}: cannot read its config: {_first_line(error)}", hint=_HINT_FOLDER) from error
-    text = config.get_text_config(decoder=True)
+    empty = _empty_model(model)
+    text = empty.config.get_text_config(decoder=True)
     heads = text.num_attention_heads
     return ModelShape(
-        parameters=sum(each.numel() for each in empty.parameters()),
+        parameters=int(empty.num_parameters()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
@@ -231,10 +292,10 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def without_peft_deprecation() -> Iterator[None]:
-    """Hides one warning: peft, up to 0.21, asks a model for what transformers now calls by another name."""
+def without_deprecations() -> Iterator[None]:
+    """Hides one warning: of gradient checkpointing, which transformers calls by another name from 5.24 on."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`[a-z_]*gradient_checkpointing[a-z_]*` is deprecated", FutureWarning)
         yield
 
 
@@ -254,14 +315,70 @@ def _load_tokenizer(model: str) -> Any:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer.chat_template = single_chat_template(tokenizer, model)
     return tokenizer
 
 
-def _load_model(auto: Any, model: str, dtype: Dtype) -> Any:
+@cache  # a run loads its model once a stage
+def _warn_of_plain_template(model: str) -> None:
+    _logger.warning(
+        "%s: its tokenizer has no chat template; it gets a plain one, `User: … Assistant: …` (docs/models.md)", model
+    )
+
+
+@contextmanager
+def _attention_errors(attention: Attention | None) -> Iterator[None]:
+    """Within, what is said of an attention that cannot be used here is a `ModelError` about it."""
+    try:
+        yield
+    except ModelError as error:
+        cause = error.__cause__
+        if attention is None or not isinstance(cause, ImportError | ValueError) or not _is_of_attention(cause):
+            raise
+        raise ModelError(
+            f"attention: got {attention!r}, which cannot be used here: {_first_line(cause)}",
+            hint="install what it needs, or leave it to transformers with `attention: null`",
+        ) from cause
+
+
+def _is_of_attention(error: BaseException) -> bool:
+    return any(word in str(error).lower() for word in ("attention", "attn", "flash"))
+
+
+def _in_4_bits(dtype: Dtype, where: torch.device) -> dict[str, Any]:
+    check_quantization(where)
+    return {"quantization_config": four_bits(dtype), "device_map": {"": where}}
+
+
+def check_quantization(where: torch.device) -> None:
+    """Raises `ModelError` where `quantization: 4bit` cannot be had on the device."""
+    if where.type != "cuda":
+        raise ModelError(
+            f"quantization: got '4bit' on the device {where.type!r}, allowed is CUDA",
+            hint="use a machine with an NVIDIA GPU, or leave `quantization` out",
+        )
+    if not is_bitsandbytes_available():
+        raise ModelError(
+            "quantization: got '4bit', which needs the package bitsandbytes",
+            hint="pip install 'rheostat[quantization]'",
+        )
+
+
+def four_bits(dtype: Dtype) -> BitsAndBytesConfig:
+    """NF4 with doubly quantised scales, computing in `dtype`, as QLoRA has it (arXiv 2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=_DTYPES[dtype],
+    )
+
+
+def _load_model(auto: Any, model: str, dtype: Dtype, how: Mapping[str, Any] | None = None) -> Any:
     where, is_local = locate(model)
     try:
         read = partial(
-            auto.from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True
+            auto.from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **(how or {})
         )
         loaded, info = _from_disk_first(read, where, is_local)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
@@ -299,7 +416,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     try:
-        with quiet(), without_peft_deprecation():
+        with quiet(), without_deprecations():
             return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(

@@ -20,6 +20,7 @@ from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
 from rheostat.score import judged_stride
 from rheostat.train import stage_name, task_label, trained
+from rheostat.training_plan import settled
 
 UTILISATION = {"generate": 0.20, "score": 0.64, "train": 0.57}
 """Shares of the rate of matrix products that the hot paths reached on two CPU cores (benchmarks/results/)."""
@@ -181,12 +182,15 @@ def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
     steps = tuple(_reckoned(config, counts, shape, rate))
     longest = _PROMPT_TOKENS + config.generate.max_tokens
     rows = max(1, config.batch_tokens // longest)
-    how: Training = "full" if config.train.lora is None else "lora"
-    batch = config.train.batch_size
+    batch = config.train.batch_size / config.train.accumulation
     memory = max(
         shape.generating(config.dtype, rows=rows, tokens=config.batch_tokens),
         shape.training(
-            config.dtype, how, tokens=batch * longest, response_tokens=batch * config.generate.max_tokens
+            config.dtype,
+            _training(config, shape),
+            tokens=round(batch * longest),
+            response_tokens=round(batch * config.generate.max_tokens),
+            checkpointing=config.train.gradient_checkpointing,
         ),
     )
     generated = sum(step.tokens for step in steps if not step.name.startswith("train"))
@@ -231,12 +235,19 @@ def _reckoned_training(
     kept = min(config.generate.samples, 2**dials * distil.per_corner + 2 * dials * distil.per_extreme)
     steps = options.steps or round(counts["train"] * kept * options.epochs / options.batch_size)
     tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
-    how: Training = "full" if options.lora is None else "lora"
+    how = _training(config, shape)
     for objective, data in trained(config):
         passes = 1 if objective == "clm" else 1 + options.counterfactual.fraction
         operations = shape.training_operations(tokens * passes, how)
         spent = operations / (rate * UTILISATION["train"])
         yield Step(task_label(objective, data, config), f"{steps:,} steps", tokens, spent)
+
+
+def _training(config: RunConfig, shape: ModelShape) -> Training:
+    """What is trained, as the training will decide it."""
+    if config.quantization is not None:
+        return "4bit"
+    return "full" if settled(config.train, shape.parameters).lora is None else "lora"
 
 
 def _candidates(name: MethodName, config: RunConfig, cells: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rheostat import endpoint
 from rheostat.config import EngineConfig, PromptsConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
-from rheostat.models import locate, pick_device
+from rheostat.models import check_quantization, locate, pick_device
 from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
@@ -16,7 +16,7 @@ from rheostat.scoring import OWN, parties
 
 
 def check(config: RunConfig) -> None:
-    """Raises `ConfigError` with every prompt file, model folder, device, key and client that is not there."""
+    """Raises `ConfigError` with all that is not there: prompt files, models, device, quantisation, keys, clients."""
     problems = list(_problems(config))
     if problems:
         raise ConfigError(
@@ -26,7 +26,9 @@ def check(config: RunConfig) -> None:
 
 def _problems(config: RunConfig) -> Iterator[str]:
     try:
-        pick_device(config.device)
+        device = pick_device(config.device)
+        if config.quantization is not None:
+            check_quantization(device)
     except RheostatError as error:
         yield error.message
     models = {"model": config.model}

@@ -23,22 +23,27 @@ from transformers import (
 )
 
 from rheostat import plugins
+from rheostat.accumulation import accumulate
+from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
 from rheostat.chat import encode_prompt, encode_response
-from rheostat.config import RunConfig, TrainConfig
+from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.method_name import TrainingData
-from rheostat.models import Policy, identity, load_policy, quiet, without_peft_deprecation
+from rheostat.models import Policy, identity, load_policy, parameter_count, quiet, recipe_policy
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
 from rheostat.records import Control, Example
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.training_plan import PlannedBatch, plan_batches, with_forged_controls
+from rheostat.training_plan import PlannedBatch, plan_batches, settled, with_forged_controls
 
 _logger = logging.getLogger(__name__)
 _LOG_STEPS = 10
+_ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
+ADAPTER = "adapter"
+"""The folder of a training stage that holds its PEFT adapter, beside the merged `model`."""
 
 
 def train(
@@ -55,25 +60,28 @@ def train(
     """
     distilled = run.finished(f"distil/{data}")
     module: Objective = plugins.load("objectives", objective)
-    options = config.train
-    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual"})
+    options = settled(
+        config.train, parameter_count(config.model), is_quantized=config.quantization is not None
+    )
+    config = config.model_copy(update={"train": options})
     stage = run.stage(
         stage_name(objective, data),
         inputs={
             "examples": distilled.fingerprint,
             "model": identity(config.model),
-            "train": plain,
+            "train": _plain(options),
             "counterfactual": options.counterfactual.model_dump() if module.NEEDS_COUNTERFACTUAL else None,
             "objective": objective,
             "options": repr(objective_options(options, objective)),
             "dtype": config.dtype,
             "seed": config.seed,
+            **config.loading,
         },
     )
     if stage.done:
         return stage
     started = time.perf_counter()
-    policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+    policy = recipe_policy(config)
     examples = distilled.read(Example)
     checkpoints = stage.path / "checkpoints"
     earlier = _last_checkpoint(checkpoints)
@@ -83,9 +91,12 @@ def train(
         objective=objective,
         config=config,
         checkpoints=checkpoints,
+        adapter=stage.path / ADAPTER,
         label=task_label(objective, data, config),
         progress=progress,
     )
+    if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
+        policy = load_policy(config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER)
     _save(policy, stage.path / "model")
     shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
@@ -93,6 +104,15 @@ def train(
     made = steps - (int(earlier.rpartition("-")[2]) if earlier else 0)
     run.record_timing(stage.name, time.perf_counter() - started, steps=steps, steps_made=made)
     return stage
+
+
+def _plain(options: TrainConfig) -> dict[str, Any]:
+    """What every training depends on; keys that came later only where they are not at their default."""
+    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual", "lora_above"})
+    for key in ("accumulation", "gradient_checkpointing"):
+        if plain[key] == TrainConfig.model_fields[key].default:
+            del plain[key]
+    return plain
 
 
 def stage_name(objective: str, data: TrainingData) -> str:
@@ -123,29 +143,66 @@ def fine_tune(
     objective: str,
     config: RunConfig,
     checkpoints: Path,
+    adapter: Path | None = None,
     label: str = "train",
     progress: ProgressDisplay = null_progress,
 ) -> dict[str, Any]:
-    """Fine-tune `policy.model` in place; resumes from `checkpoints`. Figures: steps, tokens, the loss's parts."""
-    options = config.train
+    """Fine-tune `policy.model` in place; resumes from `checkpoints`. Figures: steps, tokens, the loss's parts.
+
+    With `train.lora` the trained adapter is written into the folder `adapter`, where one is given, and merged, save
+    into quantised weights. Else all weights are trained, in float32 whatever their type, and rounded to it at the end.
+    Raises `ModelError` for weights that cannot be trained.
+    """
+    parameters = policy.model.num_parameters()
+    options = settled(config.train, parameters, is_quantized=config.quantization is not None)
+    refuse_frozen_weights(policy, options.lora is not None)
     module: Objective = plugins.load("objectives", objective)
     control_format = config.control_format
     forged = with_forged_controls(
         examples, control_format=control_format, share=options.forged_share, seed=config.seed
     )
     batches = ExampleBatches(policy, forged, control_format, config, objective=module)
-    model = policy.model
     set_seed(config.seed)  # adapters are initialised at random
-    if options.lora is not None:
-        with quiet(), without_peft_deprecation():
-            model = _with_lora(policy, options.lora.rank, options.lora.alpha, options.lora.dropout)
-    arguments = TrainingArguments(
+    with trainable(policy, options) as model, quiet(), progress.task(label, len(batches), unit="steps") as advance:
+        trainer = ObjectiveTrainer(
+            model,
+            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=policy.device.type == "cpu"),
+            batches,
+            objective=module,
+            options=objective_options(options, objective),
+            passes=options.accumulation,
+            warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
+            optimizer=_optimizer(options),
+            callbacks=[_Advance(advance)],
+        )
+        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        if options.lora is not None and adapter is not None:
+            save_adapter(model, adapter)
+    log = [entry for entry in trainer.state.log_history if "nll" in entry]
+    return {
+        "steps": len(batches),
+        "examples": len(examples),
+        "tokens": batches.tokens,
+        "parameters": parameters,
+        "trained_parameters": trained_parameters,
+        "lora": options.lora.model_dump() if isinstance(options.lora, LoraConfig) else None,
+        "learning_rate": options.learning_rate,
+        "log": [{key: value for key, value in entry.items() if key != "epoch"} for entry in log],
+    }
+
+
+def _arguments(
+    options: TrainConfig, config: RunConfig, checkpoints: Path, *, steps: int, on_cpu: bool
+) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(checkpoints),
-        max_steps=len(batches),
+        max_steps=steps,
         per_device_train_batch_size=1,  # an item of the data is a whole planned batch
-        learning_rate=options.learning_rate,
+        learning_rate=float(options.learning_rate),
         lr_scheduler_type="cosine",
-        warmup_steps=round(len(batches) * options.warmup_ratio),
+        warmup_steps=round(steps * options.warmup_ratio),
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         optim="adamw_torch_fused",
@@ -154,7 +211,7 @@ def fine_tune(
         logging_steps=_LOG_STEPS,
         seed=config.seed,
         bf16=config.dtype == "bfloat16" or options.mixed_precision,
-        use_cpu=policy.device.type == "cpu",
+        use_cpu=on_cpu,
         dataloader_pin_memory=False,
         report_to=[],
         disable_tqdm=True,
@@ -162,29 +219,6 @@ def fine_tune(
         remove_unused_columns=False,
         label_names=[],
     )
-    with quiet(), progress.task(label, len(batches), unit="steps") as advance:
-        trainer = ObjectiveTrainer(
-            model,
-            arguments,
-            batches,
-            objective=module,
-            options=objective_options(options, objective),
-            warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
-            optimizer=_optimizer(options),
-            callbacks=[_Advance(advance)],
-        )
-        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if options.lora is not None:
-        model.merge_and_unload()
-    model.eval()
-    log = [entry for entry in trainer.state.log_history if "nll" in entry]
-    return {
-        "steps": len(batches),
-        "examples": len(examples),
-        "tokens": batches.tokens,
-        "log": [{key: value for key, value in entry.items() if key != "epoch"} for entry in log],
-    }
 
 
 class ExampleBatches(Dataset[dict[str, Tensor]]):
@@ -265,6 +299,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         *,
         objective: Objective,
         options: Any,
+        passes: int = 1,
         warmup_steps: int = 0,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -280,6 +315,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self._objective = objective
         self._options = options
+        self._passes = passes
         self._warmup_steps = warmup_steps
         self._parts: dict[str, list[Tensor]] = {}
         # Our loss is already a mean over the batch's examples: nothing is left to divide by.
@@ -293,8 +329,34 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The objective of a planned batch."""
         assert not return_outputs
+        return self._loss(objective_inputs(model, inputs))
+
+    def training_step(
+        self, model: Any, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The gradient of a planned batch, in as many passes as it was told."""
+        if self._passes == 1:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return loss
+        model.train()
+        batch = self._prepare_inputs(inputs)
+
+        def forward(rows: Mapping[str, Tensor]) -> LogProbabilities:
+            with self.compute_loss_context_manager():
+                return response_logprobs(model, **rows)
+
+        return accumulate(
+            {name: batch[name] for name in _ROW_TENSORS},
+            self._passes,
+            forward=forward,
+            loss=lambda found: self._loss(as_objective_inputs(found, batch)),
+            backward=self.accelerator.backward,
+            apart=lambda: self.accelerator.no_sync(model),
+        )
+
+    def _loss(self, inputs: ObjectiveInputs) -> Tensor:
         warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
-        loss = self._objective.loss(replace(objective_inputs(model, inputs), warmth=warmth), self._options)
+        loss = self._objective.loss(replace(inputs, warmth=warmth), self._options)
         for name, part in loss.parts.items():
             self._parts.setdefault(name, []).append(part)
         return loss.total
@@ -308,7 +370,11 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
 def objective_inputs(model: Any, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
     """One forward pass over the factual and the counterfactual rows of a batch."""
-    found = response_logprobs(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+    return as_objective_inputs(response_logprobs(model, **{name: batch[name] for name in _ROW_TENSORS}), batch)
+
+
+def as_objective_inputs(found: LogProbabilities, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
+    """The log-probabilities of a batch's rows, told apart: the factual rows, then the counterfactual ones."""
     rows = batch["counterfactual_rows"]
     if not len(rows):
         return ObjectiveInputs(found)
@@ -325,7 +391,7 @@ def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
     """What the Trainer builds its optimiser from; None leaves it its AdamW."""
     if options.optimizer == "adamw":
         return None
-    return (lambda: muon_with_adamw), {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    return (lambda: muon_with_adamw), {"lr": float(options.learning_rate), "weight_decay": options.weight_decay}
 
 
 class _Advance(TrainerCallback):  # type: ignore[misc]
@@ -340,17 +406,6 @@ class _Advance(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._advance(state.global_step - self._seen)
         self._seen = state.global_step
-
-
-def _with_lora(policy: Policy, rank: int, alpha: float, dropout: float) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        policy.model,
-        LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-    )
 
 
 def _last_checkpoint(folder: Path) -> str | None:

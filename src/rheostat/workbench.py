@@ -15,7 +15,7 @@ from rheostat.control import ControlFormat
 from rheostat.generation import load_engine, tuned_engine
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.method_name import MethodName
-from rheostat.models import Policy, load_policy
+from rheostat.models import Policy, recipe_policy
 from rheostat.plugins import (
     ControlledCompletion,
     ControlledRequest,
@@ -122,7 +122,7 @@ class Workbench:
         ]
 
     def _load(self, model: str) -> Policy:
-        return load_policy(model, dtype=self.config.dtype, device=self.config.device)
+        return recipe_policy(self.config, model)
 
     def _base_logprobs(
         self, conversations: Sequence[tuple[Message, ...]], answers: Sequence[ControlledCompletion]

@@ -67,7 +67,7 @@ def _beginnings(
     model: "PreTrainedModel", rows: Sequence[Row], families: Sequence[Hashable]
 ) -> list[_Beginning]:
     """What the rows of each family share; the rest of a row keeps a token that the pooling can find."""
-    pad_id = model.config.pad_token_id
+    pad_id = _pad_id(model)
     members: dict[Hashable, list[int]] = {}
     for number, family in enumerate(families):
         members.setdefault(family, []).append(number)
@@ -101,7 +101,7 @@ def _keeps_a_past(model: "PreTrainedModel", longest: int) -> bool:
 
 def _whole(model: "PreTrainedModel", rows: Sequence[Row]) -> list[float]:
     width = max(len(row["input_ids"]) for row in rows)
-    fill = dict.fromkeys(rows[0], 0) | {"input_ids": model.config.pad_token_id}
+    fill = dict.fromkeys(rows[0], 0) | {"input_ids": _pad_id(model)}
     inputs = {
         name: torch.tensor(
             [row[name] + [value] * (width - len(row[name])) for row in rows], device=model.device
@@ -115,7 +115,7 @@ def _whole(model: "PreTrainedModel", rows: Sequence[Row]) -> list[float]:
 def _continued(
     model: "PreTrainedModel", rows: Sequence[Row], beginnings: Sequence[_Beginning], budget: int
 ) -> Iterator[Logits]:
-    device, pad_id = model.device, model.config.pad_token_id
+    device, pad_id = model.device, _pad_id(model)
     heads, head_mask = _padded([beginning.ids for beginning in beginnings], pad_id, device)
     past = DynamicCache()
     name = cache_argument(model)
@@ -157,7 +157,7 @@ def _last_feed_forward_at_the_end(model: "PreTrainedModel", ids: Tensor) -> Iter
     if network is None or not isinstance(model, GenericForSequenceClassification):
         yield
         return
-    is_text = (ids != model.config.get_text_config().pad_token_id).long()
+    is_text = (ids != _pad_id(model)).long()
     last = (is_text * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
     rows = torch.arange(len(ids), device=ids.device)
     handle = network.register_forward_pre_hook(lambda _, arguments: (arguments[0][rows, last][:, None],))
@@ -165,6 +165,12 @@ def _last_feed_forward_at_the_end(model: "PreTrainedModel", ids: Tensor) -> Iter
         yield
     finally:
         handle.remove()
+
+
+def _pad_id(model: "PreTrainedModel") -> int:
+    """The token that the pooling skips: transformers asks the text's configuration for it."""
+    pad_id: int = model.config.get_text_config().pad_token_id
+    return pad_id
 
 
 def _values(output: Any) -> list[float]:
