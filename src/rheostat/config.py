@@ -27,6 +27,7 @@ Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1)]
+_PYTHON = "python:"
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Quantization = Literal["4bit"]
@@ -472,10 +473,19 @@ class RunConfig(_Block):
 
 
 def expand_rewards(rewards: Any) -> Any:
-    """Rewards as blocks: a text alone is a classifier's model."""
+    """Rewards as blocks: a text alone is a classifier's model, `python:MODULE:FUNCTION` a callable."""
     if not isinstance(rewards, Mapping):
         return rewards
-    return {name: {"model": value} if isinstance(value, str) else value for name, value in rewards.items()}
+    return {name: expand_reward(value) for name, value in rewards.items()}
+
+
+def expand_reward(value: Any) -> Any:
+    """One reward as a block."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_PYTHON):
+        return {"kind": "python", "function": value.removeprefix(_PYTHON)}
+    return {"model": value}
 
 
 def expand_engine(engine: Any) -> Any:

@@ -6,6 +6,7 @@ template or with the wrong head) is a `ModelError` that says what to do.
 
 import hashlib
 import inspect
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    set_seed,
 )
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
@@ -42,6 +44,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _POCKET = "pocket:"
 _IDENTIFIED_BYTES = 64 * 2**20
 _NO_LIMIT = 1_000_000  # tokenizers without a limit of their own claim 10^30
+_HEADS = ("score.", "classifier.", "classification_head.", "pre_classifier.", "bert.pooler.")
 _HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
 
 
@@ -69,7 +72,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A one-logit sequence classifier in eval mode with its tokenizer (pad token set); `context` in tokens.
+    """A sequence classifier in eval mode with its tokenizer (pad token set); `context` in tokens.
 
     `name` is as given, for messages.
     """
@@ -84,6 +87,31 @@ class Classifier:
         """Where the model lives."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of its labels, in the order of its logits."""
+        config = self.model.config
+        return tuple(str(config.id2label[place]) for place in range(config.num_labels))
+
+    @property
+    def problem_type(self) -> str | None:
+        """Hugging Face's: `single_label_classification`, `multi_label_classification`, `regression`, or None."""
+        found: str | None = self.model.config.problem_type
+        return found
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model in eval mode with its tokenizer (pad token set), of which only probabilities are asked.
+
+    `context` in tokens; `name` is as given, for messages.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    name: str
+    context: int
 
 
 def resolve(model: str) -> str | Path:
@@ -173,7 +201,7 @@ def load_policy(
     tokenizer.padding_side = "left"
     with _attention_errors(attention):
         loaded = _load_model(
-            AutoModelForCausalLM,
+            AutoModelForCausalLM.from_pretrained,
             model,
             dtype,
             {
@@ -215,17 +243,47 @@ def _empty_model(model: str) -> "PreTrainedModel":
     return empty
 
 
-def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> Classifier:
-    """A sequence classifier with one logit. `ModelError` where it cannot be loaded."""
+def load_language_model(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> LanguageModel:
+    """A causal language model, with a chat template or without. `ModelError` where it cannot be loaded."""
     where = pick_device(device)
     tokenizer = _load_tokenizer(model)
-    loaded = _load_model(AutoModelForSequenceClassification, model, dtype)
-    labels = int(loaded.config.num_labels)
-    if labels != 1:
-        raise ModelError(
-            f"{model}: got a classifier with {labels} labels, allowed is one logit",
-            hint="use a reward model: a sequence classifier with num_labels = 1",
-        )
+    loaded = _load_model(AutoModelForCausalLM.from_pretrained, model, dtype).to(where).eval()
+    return LanguageModel(loaded, tokenizer, model, context_length(loaded, tokenizer))
+
+
+def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> Classifier:
+    """A sequence classifier, of one logit or several labels. `ModelError` where it cannot be loaded."""
+    where = pick_device(device)
+    tokenizer = _load_tokenizer(model)
+    loaded = _load_model(AutoModelForSequenceClassification.from_pretrained, model, dtype)
+    return _classifier(loaded, tokenizer, model, where)
+
+
+def load_untrained_classifier(
+    model: str, *, dtype: Dtype = "float32", device: str = "auto", seed: int
+) -> Classifier:
+    """A one-logit classifier to be trained: the trunk of any model, under a head drawn from `seed`.
+
+    Raises `ModelError` where the model cannot be loaded, or where more than its head would be drawn.
+    """
+    where = pick_device(device)
+    tokenizer = _load_tokenizer(model)
+    set_seed(seed)
+    read = partial(AutoModelForSequenceClassification.from_pretrained, num_labels=1)
+    return _classifier(_load_model(read, model, dtype, may_lack=_HEADS), tokenizer, model, where)
+
+
+def labels_of(model: str) -> tuple[tuple[str, ...], str | None] | None:
+    """A classifier's labels, in order, and its problem type, off its config.json; None where that is not at hand."""
+    path = Path(resolve(model)) / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return tuple(str(names[key]) for key in sorted(names, key=int)), config.get("problem_type")
+
+
+def _classifier(loaded: Any, tokenizer: Any, model: str, where: torch.device) -> Classifier:
     # The pooling of Hugging Face's decoder classifiers looks for the last token that is not this one, by the text's
     # configuration where a model has several.
     text_config = loaded.config.get_text_config()
@@ -374,19 +432,26 @@ def four_bits(dtype: Dtype) -> BitsAndBytesConfig:
     )
 
 
-def _load_model(auto: Any, model: str, dtype: Dtype, how: Mapping[str, Any] | None = None) -> Any:
+def _load_model(
+    from_pretrained: Callable[..., Any],
+    model: str,
+    dtype: Dtype,
+    how: Mapping[str, Any] | None = None,
+    *,
+    may_lack: tuple[str, ...] = (),
+) -> Any:
     where, is_local = locate(model)
     try:
         read = partial(
-            auto.from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **(how or {})
+            from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **(how or {})
         )
         loaded, info = _from_disk_first(read, where, is_local)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"{model}: cannot load the model: {_first_line(error)}", hint=_HINT_FOLDER
         ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_lack))
+    if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(
             f"{model}: its files lack weights of a {type(loaded).__name__}: {shown}",

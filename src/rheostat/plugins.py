@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from rheostat.errors import PluginNotFound, did_you_mean
 from rheostat.records import Attribute, Control, Finish, Message
@@ -115,11 +115,32 @@ class Reward(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PartedScores:
+    """Raw scores, one an item, and those of the parts that they were made from, by the part's name."""
+
+    combined: list[float]
+    parts: Mapping[str, list[float]]
+
+
+@runtime_checkable
+class PartedReward(Protocol):
+    """A reward made of others, whose own scores are to be stored too."""
+
+    def score_parts(self, items: Sequence[Judged], *, progress: Progress | None = None) -> PartedScores:
+        """What `score` gives, with the raw scores of its parts."""
+        ...
+
+
 class RewardKind(Protocol):
     """A reward's file, seen as an object.
 
     A recipe is validated with it, so it imports nothing heavy (torch, a client) outside `build`. `OPTIONS` is a
     frozen dataclass that refuses bad values: the keys of the recipe's block beside kind, model, sign and calibration.
+
+    A file may also define, and `reward_tree.py` reads: `NESTED`, the names of the options that hold further rewards
+    by name; `files(options)`, the files beside the model whose bytes decide a score; `problems(spec, options)`, what
+    can be seen to be wrong before anything is loaded, a line each.
     """
 
     OPTIONS: type[Any]

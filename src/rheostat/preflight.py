@@ -12,6 +12,7 @@ from rheostat.models import check_quantization, locate, pick_device
 from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
+from rheostat.reward_tree import load_problems, walk
 from rheostat.scoring import OWN, parties
 
 
@@ -31,15 +32,14 @@ def _problems(config: RunConfig) -> Iterator[str]:
             check_quantization(device)
     except RheostatError as error:
         yield error.message
-    models = {"model": config.model}
+    try:
+        locate(config.model)
+    except RheostatError as error:
+        yield f"model: {error.message}"
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
-        models |= {f"{where}.{name}": spec.model for name, spec in specs.items() if spec.model is not None}
-    for where, model in models.items():
-        try:
-            locate(model)
-        except RheostatError as error:
-            yield f"{where}: {error.message}"
+        for name, spec in specs.items():
+            yield from load_problems(f"{where}.{name}", spec)
     for where, options in _options(config):
         try:
             identified(options)
@@ -57,7 +57,8 @@ def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
         yield "engine", engine_options(config.engine)
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
-        yield from ((f"{where}.{name}", reward_options(spec)) for name, spec in specs.items())
+        for name, spec in specs.items():
+            yield from ((path, reward_options(each)) for path, each in walk(f"{where}.{name}", spec))
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:

@@ -170,6 +170,32 @@ def reward_problems(where: str, block: Any) -> Iterator[str]:
     yield from unknown
     if kind.NEEDS_MODEL and not spec.model and not unknown:
         yield f"{where}: got the model {spec.model!r}, a {spec.kind} needs one (model: PATH)"
+    for path, member in nested_rewards(spec).items():
+        yield from block_problems(f"{where}.{path}", member)
+        yield from reward_problems(f"{where}.{path}", member)
+
+
+def nested_rewards(spec: RewardConfig) -> dict[str, Any]:
+    """The blocks of the rewards that a reward is made of, by their path inside it (`members.NAME`)."""
+    nested: tuple[str, ...] = getattr(plugins.load("rewards", spec.kind), "NESTED", ())
+    return {
+        f"{option}.{name}": block
+        for option in nested
+        if isinstance(blocks := spec.given_options.get(option), Mapping)
+        for name, block in expand_rewards(blocks).items()
+    }
+
+
+def block_problems(where: str, block: Any) -> Iterator[str]:
+    """What `RewardConfig` refuses in a block that pydantic does not meet by itself."""
+    try:
+        RewardConfig.model_validate(block)
+    except ValidationError as error:
+        for detail in error.errors():
+            at = ".".join([where, *map(str, detail["loc"])])
+            message = plain_words(detail["msg"])
+            got = "" if message.startswith("got ") else f"got {shown(detail['input'])}; "
+            yield f"{at}: {got}{message[0].lower()}{message[1:]}"
 
 
 def engine_problems(block: Any) -> Iterator[str]:

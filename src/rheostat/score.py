@@ -2,22 +2,19 @@
 
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
-from rheostat import calibration
+from rheostat import calibration, reward_tree
 from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig, RunConfig
 from rheostat.execution import open_executor
-from rheostat.models import identity
-from rheostat.plugin_options import identified
 from rheostat.plugins import Judged
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.recipe import reward_options
 from rheostat.records import Message, Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, load_rewards, parties
+from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, load_rewards, parties, raw_columns
 from rheostat.shard_work import Compute
 from rheostat.storage import require_object, write_json
 
@@ -99,6 +96,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
                 }
                 for name, each in calibrators[OWN].items()
             },
+            **_parts(stage.rows(ScoredResponse, prefix=f"raw-{OWN}"), config.rewards),
         }
     )
     run.record_timing("score", time.perf_counter() - started, responses=len(pool))
@@ -152,7 +150,7 @@ class ScoreWork:
 
         def work(shard: Sequence[Unscored], _: int) -> list[ScoredResponse]:
             judged = [Judged(each.messages, each.response.text) for each in shard]
-            columns = {name: reward.score(judged) for name, reward in rewards.items()}
+            columns = raw_columns(rewards, judged)
             return [
                 _row(each.response, {name: columns[name][at] for name in columns})
                 for at, each in enumerate(shard)
@@ -177,15 +175,22 @@ def load_scorers(run: RunDirectory, config: RunConfig, names: Sequence[str]) -> 
 
 
 def reward_identity(specs: Mapping[str, RewardConfig]) -> dict[str, object]:
-    """What identifies a party's rewards: their options (`plugin_options.py`) and their model's files."""
-    return {
-        name: {
-            **spec.model_dump(exclude=set(spec.given_options)),
-            **identified(reward_options(spec)),
-            "files": identity(spec.model) if spec.model else None,
-        }
-        for name, spec in specs.items()
-    }
+    """What identifies a party's rewards (`reward_tree.py`)."""
+    return {name: reward_tree.identify(spec) for name, spec in specs.items()}
+
+
+def _parts(rows: Iterable[ScoredResponse], attributes: Collection[str]) -> dict[str, object]:
+    """The range of the raw scores of each part of a reward that is made of others; nothing where none is."""
+    ranges: dict[str, dict[str, float]] = {}
+    for count, row in enumerate(rows, start=1):
+        if len(row.raw) == len(attributes):
+            return {}
+        for name, value in row.raw.items():
+            if name not in attributes:
+                found = ranges.setdefault(name, {"low": value, "high": value, "mean": 0.0})
+                found["low"], found["high"] = min(found["low"], value), max(found["high"], value)
+                found["mean"] += (value - found["mean"]) / count
+    return {"parts": ranges} if ranges else {}
 
 
 def _row(response: Response, raw: dict[str, float]) -> ScoredResponse:

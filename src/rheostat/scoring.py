@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from rheostat import plugins
 from rheostat.calibration import Calibrator
-from rheostat.config import RewardConfig, RunConfig
-from rheostat.plugins import Judged, Progress, Reward
+from rheostat.config import Dtype, RewardConfig, RunConfig
+from rheostat.plugins import Judged, PartedReward, Progress, Reward
 from rheostat.recipe import reward_options
 
 OWN = "reward"
@@ -16,9 +16,8 @@ OWN = "reward"
 def load_rewards(specs: Mapping[str, RewardConfig], config: RunConfig) -> dict[str, Reward]:
     """The reward of each attribute. Raises `ModelError` where one cannot be loaded."""
     return {
-        attribute: plugins.load("rewards", spec.kind).build(
+        attribute: build_reward(
             spec,
-            reward_options(spec),
             attribute=attribute,
             dtype=config.dtype,
             device=config.device,
@@ -26,6 +25,34 @@ def load_rewards(specs: Mapping[str, RewardConfig], config: RunConfig) -> dict[s
         )
         for attribute, spec in specs.items()
     }
+
+
+def build_reward(
+    spec: RewardConfig, *, attribute: str, dtype: Dtype, device: str, batch_tokens: int
+) -> Reward:
+    """The reward of a block. Raises `ModelError` where it cannot be loaded."""
+    reward: Reward = plugins.load("rewards", spec.kind).build(
+        spec,
+        reward_options(spec),
+        attribute=attribute,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+    )
+    return reward
+
+
+def raw_columns(rewards: Mapping[str, Reward], items: Sequence[Judged]) -> dict[str, list[float]]:
+    """Raw scores by attribute, one an item; of a reward made of others also theirs, as `ATTRIBUTE/PART`."""
+    columns: dict[str, list[float]] = {}
+    for name, reward in rewards.items():
+        if isinstance(reward, PartedReward):
+            scores = reward.score_parts(items)
+            columns[name] = scores.combined
+            columns |= {f"{name}/{part}": values for part, values in scores.parts.items()}
+        else:
+            columns[name] = reward.score(items)
+    return columns
 
 
 def parties(config: RunConfig) -> dict[str, dict[str, RewardConfig]]:

@@ -1,6 +1,5 @@
 """Train: fine-tune the model to obey the control, through transformers.Trainer. Examples in, a model out."""
 
-import json
 import logging
 import shutil
 import time
@@ -16,8 +15,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -26,13 +23,14 @@ from rheostat import plugins
 from rheostat.accumulation import accumulate
 from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
 from rheostat.chat import encode_prompt, encode_response
+from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.method_name import TrainingData
 from rheostat.models import Policy, identity, load_policy, parameter_count, quiet, recipe_policy
 from rheostat.optimisers import muon_with_adamw
-from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, Progress
+from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
 from rheostat.records import Control, Example
@@ -84,7 +82,7 @@ def train(
     policy = recipe_policy(config)
     examples = distilled.read(Example)
     checkpoints = stage.path / "checkpoints"
-    earlier = _last_checkpoint(checkpoints)
+    earlier = last_checkpoint(checkpoints)
     figures = fine_tune(
         policy,
         examples,
@@ -173,9 +171,9 @@ def fine_tune(
             passes=options.accumulation,
             warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
             optimizer=_optimizer(options),
-            callbacks=[_Advance(advance)],
+            callbacks=[Advance(advance)],
         )
-        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
         if options.lora is not None and adapter is not None:
@@ -392,33 +390,6 @@ def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
     if options.optimizer == "adamw":
         return None
     return (lambda: muon_with_adamw), {"lr": float(options.learning_rate), "weight_decay": options.weight_decay}
-
-
-class _Advance(TrainerCallback):  # type: ignore[misc]
-    """Tells a progress bar of steps, those of an earlier, killed training included."""
-
-    def __init__(self, advance: Progress) -> None:
-        self._advance = advance
-        self._seen = 0
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._advance(state.global_step - self._seen)
-        self._seen = state.global_step
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; the Trainer writes trainer_state.json last, so one without it is torn."""
-    whole: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append((int(state["global_step"]), path))
-        except (OSError, ValueError, KeyError):
-            _logger.warning("%s is torn and left out", path.name)
-            shutil.rmtree(path, ignore_errors=True)
-    return str(max(whole)[1]) if whole else None
 
 
 def _save(policy: Policy, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The logits of a one-logit classifier for many token rows, computed with as little work as they need.
+"""The logits of a classifier for many token rows, computed with as little work as they need.
 
 Rows of like length make a batch. Where several rows begin alike, as the responses to one prompt do, a decoder
 reads the beginning once and keeps its keys and values for all of them. Its last feed-forward network, whose output
@@ -29,10 +29,10 @@ _CPU_BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """The logits of some of the rows: `values[i]` is that of row `numbers[i]`."""
+    """The logits of some of the rows: `values[i]` are those of row `numbers[i]`, one a label."""
 
     numbers: Sequence[int]
-    values: Sequence[float]
+    values: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class _Beginning:
 def logits(
     model: "PreTrainedModel", rows: Sequence[Row], families: Sequence[Hashable], *, batch_tokens: int
 ) -> Iterator[Logits]:
-    """The logit of each row, batch by batch; rows of equal `families` are likely to begin alike.
+    """The logits of each row, batch by batch; rows of equal `families` are likely to begin alike.
 
     A batch has at most `batch_tokens` tokens, and so have the beginnings that are kept at a time.
     """
@@ -99,7 +99,7 @@ def _keeps_a_past(model: "PreTrainedModel", longest: int) -> bool:
     )
 
 
-def _whole(model: "PreTrainedModel", rows: Sequence[Row]) -> list[float]:
+def _whole(model: "PreTrainedModel", rows: Sequence[Row]) -> list[list[float]]:
     width = max(len(row["input_ids"]) for row in rows)
     fill = dict.fromkeys(rows[0], 0) | {"input_ids": _pad_id(model)}
     inputs = {
@@ -173,8 +173,8 @@ def _pad_id(model: "PreTrainedModel") -> int:
     return pad_id
 
 
-def _values(output: Any) -> list[float]:
-    values: list[float] = output.logits[:, 0].float().tolist()
+def _values(output: Any) -> list[list[float]]:
+    values: list[list[float]] = output.logits.float().tolist()
     return values
 
 

@@ -1,20 +1,22 @@
-"""A sequence classifier with one logit as a reward: the usual kind of reward model.
+"""A sequence classifier as a reward: the usual kind of reward model, or any classifier of texts.
 
-It reads the conversation with its response in its own chat template; a model without one (an encoder, say)
-reads the pair of the prompt's text and the response. The raw score is the logit.
+It reads the conversation with its response in its own chat template; a model without one (an encoder, say) reads the
+pair of the prompt's text and the response; `input` says otherwise. The raw score is the logit; of a classifier of
+several labels, what `label` or `labels` says (`_labels.py` has the formulas).
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rheostat.chat import conversation_text, defuse
 from rheostat.config import Dtype, RewardConfig
 from rheostat.errors import RewardError
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Message
+from rheostat.rewards._encoding import Input, encode
+from rheostat.rewards._labels import Counted, Output, choose
 
 if TYPE_CHECKING:
     from rheostat.models import Classifier
@@ -27,10 +29,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ClassifierOptions:
-    """None yet."""
+    """What counts of a classifier.
+
+    `label`, a name or number: the one label that counts. `labels`: a weight for each of several. One of them is
+    needed where there are several labels. `output`: what is counted of a label. `input`: what the model reads.
+    """
+
+    label: str | int | None = None
+    labels: dict[str | int, float] | None = None
+    output: Output = "logit"
+    input: Input = "auto"
+
+    def __post_init__(self) -> None:
+        if self.label is not None and self.labels is not None:
+            raise ValueError("got both label and labels, allowed is one of them")
+        if self.labels is not None and not any(self.labels.values()):
+            raise ValueError(f"got labels {self.labels!r}, allowed is a weight that is not 0 for at least one")
+        for name, weight in (self.labels or {}).items():
+            if not math.isfinite(weight):
+                raise ValueError(f"got the weight {weight!r} for {name!r}, allowed are finite numbers")
 
 
 OPTIONS = ClassifierOptions
+
+
+def problems(spec: RewardConfig, options: ClassifierOptions) -> Iterator[str]:
+    """A choice of labels that the model's config.json, where it is at hand, does not allow."""
+    from rheostat.models import labels_of
+
+    assert spec.model is not None, spec  # the recipe refuses a classifier without a model
+    found = labels_of(spec.model)
+    if found is None:
+        return
+    try:
+        _counted(*found, options, spec.model)
+    except RewardError as error:
+        yield f"{error.message}; {error.hint}"
 
 
 def build(
@@ -44,12 +78,14 @@ def build(
 ) -> Reward:
     """The reward of a recipe's block; rows × longest row of a batch is at most `batch_tokens`.
 
-    It is the same for every attribute: what it measures is in its weights.
+    It is the same for every attribute: what it measures is in its weights. Raises `RewardError` where its labels are
+    not those that the block names.
     """
     from rheostat.models import load_classifier
 
-    assert spec.model is not None, spec  # the recipe refuses a classifier without a model
-    return ClassifierReward(load_classifier(spec.model, dtype=dtype, device=device), batch_tokens)
+    assert spec.model is not None, spec
+    classifier = load_classifier(spec.model, dtype=dtype, device=device)
+    return ClassifierReward(classifier, batch_tokens, options)
 
 
 @dataclass(slots=True)
@@ -58,10 +94,16 @@ class ClassifierReward:
 
     classifier: "Classifier"
     batch_tokens: int
+    options: ClassifierOptions = ClassifierOptions()
+    _counted: Counted = field(init=False)
     _has_warned: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        classifier = self.classifier
+        self._counted = _counted(classifier.labels, classifier.problem_type, self.options, classifier.name)
+
     def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[float]:
-        """One logit an item, in order; what exceeds the model's context is cut from the prompt's beginning.
+        """One score an item, in order; what exceeds the model's context is cut (`_encoding.py` says where).
 
         Raises `RewardError` where a score is not finite.
         """
@@ -79,7 +121,8 @@ class ClassifierReward:
             [item.messages for item in distinct],
             batch_tokens=self.batch_tokens,
         ):
-            for number, score in zip(batch.numbers, batch.values, strict=True):
+            for number, values in zip(batch.numbers, batch.values, strict=True):
+                score = self._counted.score(values) if all(map(math.isfinite, values)) else math.nan
                 if not math.isfinite(score):
                     raise self._not_finite(score, distinct[number])
                 for index in places[number]:
@@ -89,51 +132,17 @@ class ClassifierReward:
         return scores
 
     def _encode(self, items: Sequence[Judged]) -> "list[Row]":
-        if not items:
-            return []
-        tokenizer, context = self.classifier.tokenizer, self.classifier.context
-        if tokenizer.chat_template:
-            texts = [conversation_text(tokenizer, item.messages, item.response) for item in items]
-            rows = _rows(tokenizer(texts, add_special_tokens=False, verbose=False))
-            cut = sum(len(row["input_ids"]) > context for row in rows)
-            rows = [{name: ids[-context:] for name, ids in row.items()} for row in rows]
-        else:
-            pairs = [(_prompt_text(item), item.response) for item in items]
-            pairs = [(defuse(tokenizer, prompt), defuse(tokenizer, response)) for prompt, response in pairs]
-            rows = _rows(
-                tokenizer([prompt for prompt, _ in pairs], [response for _, response in pairs], verbose=False)
-            )
-            cut = 0
-            for number, (prompt, response) in enumerate(pairs):
-                if len(rows[number]["input_ids"]) > context:
-                    rows[number] = self._fitting_pair(prompt, response)
-                    cut += 1
-        if cut and not self._has_warned:
+        encoded = encode(self.classifier, items, self.options.input)
+        if encoded.cut and not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "%s: %d of %d conversations exceed its context of %d tokens; their beginning is cut",
                 self.classifier.name,
-                cut,
+                encoded.cut,
                 len(items),
-                context,
+                self.classifier.context,
             )
-        return rows
-
-    def _fitting_pair(self, prompt: str, response: str) -> "Row":
-        """The pair, its prompt cut from the left, then its response from the right, to fit the context."""
-        tokenizer, context = self.classifier.tokenizer, self.classifier.context
-        while True:
-            row = _rows(tokenizer([prompt], [response], verbose=False))[0]
-            excess = len(row["input_ids"]) - context
-            if excess <= 0:
-                return row
-            text = prompt or response
-            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            spans = encoded["offset_mapping"]
-            if prompt:
-                prompt = prompt[spans[excess][0] :] if excess < len(spans) else ""
-            else:
-                response = response[: spans[-excess][0]]
+        return encoded.rows
 
     def _not_finite(self, score: float, item: Judged) -> RewardError:
         return RewardError(
@@ -143,11 +152,10 @@ class ClassifierReward:
         )
 
 
-def _rows(encoding: dict[str, list[list[int]]]) -> "list[Row]":
-    names = list(encoding)
-    return [dict(zip(names, values, strict=True)) for values in zip(*encoding.values(), strict=True)]
-
-
-def _prompt_text(item: Judged) -> str:
-    """The turns without the system's, one a paragraph; for a single question the question itself."""
-    return "\n\n".join(message.content for message in item.messages if message.role != "system")
+def _counted(
+    names: Sequence[str], problem_type: str | None, options: ClassifierOptions, model: str
+) -> Counted:
+    labels: Mapping[str | int, float] | None = options.labels
+    return choose(
+        names, problem_type, label=options.label, labels=labels, output=options.output, model=model
+    )
