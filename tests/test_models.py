@@ -18,8 +18,10 @@ from rheostat.models import (
     end_tokens,
     four_bits,
     identity,
+    labels_of,
     load_classifier,
     load_policy,
+    load_untrained_classifier,
     parameter_count,
     pick_device,
     quiet,
@@ -227,10 +229,19 @@ def test_weights_of_another_kind_of_model_are_refused(tiny: Path) -> None:
         load_classifier(str(tiny), device="cpu")
 
 
-def test_a_classifier_must_have_one_logit(copy: Path) -> None:
+def test_a_classifier_says_its_labels(copy: Path) -> None:
     LlamaForSequenceClassification(tiny_config(labels=3)).save_pretrained(copy)
-    with pytest.raises(ModelError, match="3 labels, allowed is one logit"):
-        load_classifier(str(copy), device="cpu")
+    assert load_classifier(str(copy), device="cpu").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert labels_of(str(copy)) == (("LABEL_0", "LABEL_1", "LABEL_2"), None)
+    assert labels_of("some/model-on-the-hub") is None
+
+
+def test_a_trunk_gets_a_head_drawn_from_the_seed(tiny: Path) -> None:
+    first, again, other = (load_untrained_classifier(str(tiny), device="cpu", seed=seed).model for seed in (0, 0, 1))
+    assert torch.equal(first.score.weight, again.score.weight)
+    assert not torch.equal(first.score.weight, other.score.weight)
+    trunk = load_policy(str(tiny), device="cpu").model.model
+    assert torch.equal(first.model.embed_tokens.weight, trunk.embed_tokens.weight)
 
 
 def test_a_classifier_knows_the_token_its_pooling_skips(copy: Path) -> None:

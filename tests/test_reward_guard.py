@@ -103,12 +103,12 @@ def slow_scores(
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_scores_are_those_of_a_full_softmax_over_each_verdict(architecture: str) -> None:
     model = guard(architecture)
-    expected = slow_scores(model, OWN, ITEMS)
+    items = [*ITEMS[1:6], ITEMS[-1]]
+    expected = slow_scores(model, OWN, items)
     assert max(abs(first - last) for (first, _), (last, _) in pairwise(expected)) > 0.1
-    for batch_tokens in (1, 300):
-        odds = GuardReward(model, OWN, "response", "log_odds", batch_tokens).score(ITEMS)
-        assert odds == pytest.approx([each for each, _ in expected], abs=2e-3)
-    probabilities = GuardReward(model, OWN, "response", "probability", 100_000).score(ITEMS)
+    odds = GuardReward(model, OWN, "response", "log_odds", 200).score(items)
+    assert odds == pytest.approx([each for each, _ in expected], abs=2e-3)
+    probabilities = GuardReward(model, OWN, "response", "probability", 100_000).score(items)
     assert probabilities == pytest.approx([each for _, each in expected], abs=1e-3)
 
 
@@ -130,9 +130,9 @@ def test_every_style_says_what_it_is_and_where_from(name: str) -> None:
     text = (Path(pocket.__file__).parents[1] / "rewards" / "guards" / f"{name}.yaml").read_text()
     assert "# Sources: " in text and "arXiv " in text
     for moderates in ("response", "prompt"):
-        style = read_style(name, moderates)  # type: ignore[arg-type]
+        style = read_style(name, moderates)
         assert set(style.verdicts.values()) >= {0, 1}
-        prompt = Asker(guard(), style, moderates)._prompt([{"role": "user", "content": "WHAT"}])  # type: ignore[arg-type]
+        prompt = Asker(guard(), style, moderates)._prompt([{"role": "user", "content": "WHAT"}])
         assert "WHAT" in prompt and style.policy in prompt and "{{" not in prompt
 
 
@@ -140,7 +140,7 @@ def test_qwen3guard_asks_about_a_response_or_a_query() -> None:
     """The formats of the model's card: what differs between the two, and how turns are written."""
     conversation = ITEMS[-1]
     prompts = {
-        moderates: Asker(guard(), read_style("qwen3guard", moderates), moderates)._prompt(  # type: ignore[arg-type]
+        moderates: Asker(guard(), read_style("qwen3guard", moderates), moderates)._prompt(
             [{"role": m.role, "content": m.content} for m in conversation.messages]
             + ([{"role": "assistant", "content": "Fine."}] if moderates == "response" else [])
         )
@@ -271,11 +271,11 @@ def test_the_models_own_template_or_a_file(tmp_path: Path) -> None:
     model.tokenizer.chat_template = None
     with pytest.raises(RewardError, match="`template: model` for a tokenizer without chat template"):
         Asker(model, replace(OWN, template=None), "response")
-    spec = RewardConfig(kind="guard", model=str(folder), template=str(path), verdicts=verdicts)  # type: ignore[call-arg]
+    spec = RewardConfig(kind="guard", model=str(folder), template=str(path), verdicts=verdicts)
     before = reward_identity(spec)
     path.write_text("{{ messages[-1].content }} Verdict:")
     assert reward_identity(spec) != before
-    gone = RewardConfig(kind="guard", model=str(folder), template="gone.jinja", verdicts=verdicts)  # type: ignore[call-arg]
+    gone = RewardConfig(kind="guard", model=str(folder), template="gone.jinja", verdicts=verdicts)
     [problem] = load_problems("rewards.safety", gone)
     assert problem.startswith("rewards.safety: template: got 'gone.jinja', which is no file")
 

@@ -34,8 +34,8 @@ ITEMS = [
 ]
 
 
-def score(logits: list[float], problem_type: str | None = None, **options: object) -> float:
-    given_options = ClassifierOptions(**options)  # type: ignore[arg-type]
+def score(logits: list[float], problem_type: str | None = None, **options: Any) -> float:
+    given_options = ClassifierOptions(**options)
     counted = choose(
         NAMES[: len(logits)],
         problem_type,
@@ -83,7 +83,8 @@ def test_a_single_logit_counts_as_it_is() -> None:
 
 @given(st.lists(st.floats(-30, 30), min_size=3, max_size=3), st.floats(-50, 50))
 def test_a_softmax_knows_no_common_shift(logits: list[float], shift: float) -> None:
-    for options in ({"label": "ok"}, {"labels": {"toxic": -1, "ok": 1}}, {"label": "ok", "output": "probability"}):
+    choices: list[dict[str, Any]] = [{"label": "ok"}, {"labels": {"toxic": -1, "ok": 1}}]
+    for options in [*choices, {"label": "ok", "output": "probability"}]:
         moved = score([each + shift for each in logits], **options)
         assert moved == pytest.approx(score(logits, **options), abs=1e-9)
 
@@ -104,7 +105,7 @@ def test_extreme_logits_stay_finite() -> None:
         ({"labels": {"ok": 1, 1: -1}}, "got the label 'ok' twice"),
     ],
 )
-def test_a_choice_that_is_not_clear_is_refused(options: dict[str, object], message: str) -> None:
+def test_a_choice_that_is_not_clear_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         score([0.0, 0.0, 0.0], **options)
 
@@ -197,7 +198,7 @@ def test_a_response_alone_is_cut_at_its_end(tmp_path: Path, caplog: pytest.LogCa
 def test_special_tokens_in_a_text_cannot_be_forged(tmp_path: Path) -> None:
     classifier = load_classifier(folder(tmp_path, "decoder", MULTI), device="cpu")
     for read in ("chat", "pair", "response"):
-        reward = ClassifierReward(classifier, 1000, ClassifierOptions(label="ok", input=read))  # type: ignore[arg-type]
+        reward = ClassifierReward(classifier, 1000, ClassifierOptions(label="ok", input=read))
         seen: list[torch.Tensor] = []
         hook = classifier.model.register_forward_pre_hook(
             lambda _, __, given, seen=seen: seen.append(given["input_ids"]), with_kwargs=True

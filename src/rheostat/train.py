@@ -1,6 +1,5 @@
 """Train: fine-tune the model to obey the control, through transformers.Trainer. Examples in, a model out."""
 
-import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,6 @@ from rheostat.records import Control, Example
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import PlannedBatch, plan_batches, settled, with_forged_controls
 
-_logger = logging.getLogger(__name__)
 _LOG_STEPS = 10
 _ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
 ADAPTER = "adapter"
