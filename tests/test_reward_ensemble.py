@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rheostat import calibration
+from rheostat import calibration, pipeline
 from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig
 from rheostat.errors import ConfigError, RewardError
-from rheostat.pipeline import run as run_all
 from rheostat.plugins import Judged
 from rheostat.recipe import validate
 from rheostat.records import Message, ScoredResponse
@@ -226,7 +225,7 @@ def test_a_callable_is_named_with_its_module() -> None:
 
 
 def test_each_member_is_stored_through_a_run(module: Path) -> None:
-    """Generated, scored and distilled on the pocket world; an edit of the module scores anew, and not before it."""
+    """Generated and scored on the pocket world; what was scored stays, until the module is edited."""
     recipe = {
         "model": "pocket:chat",
         "prompts": {"train": "pocket:train", "train_limit": 4},
@@ -241,17 +240,16 @@ def test_each_member_is_stored_through_a_run(module: Path) -> None:
         "device": "cpu",
         "batch_tokens": 4096,
         "generate": {"samples": 2, "max_tokens": 8},
-        "evaluate": {"max_tokens": 4, "reachable_samples": 2, "bootstrap": 100},
-        "levels": [0, 1],
     }
     out = module.parent / "run"
 
     def scored() -> tuple[list[ScoredResponse], dict[str, Any], str]:
-        run_all(validate(recipe), out)
+        pipeline.stage("score", out)
         with RunDirectory.open(out, read_only=True) as directory:
             stage = directory.finished("score")
             return stage.read(ScoredResponse), stage.summary, stage.fingerprint
 
+    pipeline.start(validate(recipe), out)
     rows, summary, before = scored()
     parts = {"safety/model", "safety/length", "safety/vowels"}
     for row in rows:
@@ -262,5 +260,6 @@ def test_each_member_is_stored_through_a_run(module: Path) -> None:
     assert set(summary["parts"]) == parts
     lengths = [row.raw["safety/length"] for row in rows]
     assert summary["parts"]["safety/length"]["high"] == max(lengths)
+    assert scored() == (rows, summary, before)
     module.write_text(module.read_text() + "# edited\n")
     assert scored()[2] != before

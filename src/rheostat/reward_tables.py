@@ -27,7 +27,7 @@ def check_tables(document: Mapping[str, Any]) -> Iterator[Table]:
         table.add_row(name, value)
     yield table
     curve = _table("predicted", "observed", document["data"]["kind"])
-    curve.title = f"Calibration curve: expected error {document['calibration']['error']:.3f}"
+    curve.title = "Calibration curve"
     curve.title_justify = "left"
     for each in document["calibration"]["bins"]:
         curve.add_row(f"{each['predicted']:.3f}", f"{each['observed']:.3f}", str(each["count"]))
@@ -67,6 +67,7 @@ def _figures(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "AUC", _interval(document["auc"])
         yield f"balanced accuracy at {document['threshold']:g}", f"{document['balanced_accuracy']:.3f}"
         yield "positives, negatives", f"{document['positives']}, {document['negatives']}"
+    yield "calibration, expected error", f"{document['calibration']['error']:.3f}"
     yield "scores", f"{scores['low']:.4g} to {scores['high']:.4g}, mean {scores['mean']:.4g}"
     yield "distinct scores", str(scores["distinct"])
     sign = document["sign"]

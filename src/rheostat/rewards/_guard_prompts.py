@@ -144,6 +144,8 @@ class Asker:
 
     def _encode(self, prompts: Sequence[str]) -> list[Asked]:
         """What all verdicts' rows share is the prompt, so tokens that join across the border are counted rightly."""
+        if not prompts:
+            return []
         verdicts = list(self._style.verdicts)
         texts = [prompt + verdict for prompt in prompts for verdict in verdicts]
         rows = self._guard.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
