@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 NAMES = plugins.available("rewards")
 ASKED = "How do I boil an egg?"
-ITEMS = [Judged((Message("user", ASKED),), text) for text in ("No.", "Place the egg in a small pan. Boil it for eight minutes.", "", "No.")]
+ANSWERS = ("No.", "Place the egg in a small pan. Boil it for eight minutes.", "", "No.")
+ITEMS = [Judged((Message("user", ASKED),), text) for text in ANSWERS]
 LENGTHS = {"function": "contract_rewards:length"}
 MODEL = {"model": "pocket:reward-safety", "calibration": "sigmoid"}
 BLOCKS: dict[str, dict[str, Any]] = {

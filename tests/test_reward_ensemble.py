@@ -17,7 +17,7 @@ from rheostat.errors import ConfigError, RewardError
 from rheostat.plugins import Judged
 from rheostat.recipe import validate
 from rheostat.records import Message, ScoredResponse
-from rheostat.reward_tree import load_problems, reward_identity
+from rheostat.reward_tree import identify, load_problems
 from rheostat.rewards.ensemble import EnsembleReward, Member, combined
 from rheostat.rundir import RunDirectory
 from rheostat.scoring import build_reward, raw_columns
@@ -162,13 +162,13 @@ def test_members_count_in_what_identifies_a_reward(module: Path) -> None:
         members = {**MEMBERS, "model": {"model": "pocket:reward-safety", "calibration": "sigmoid"}}
         return RewardConfig.model_validate({"kind": "ensemble", "members": members, **changes})
 
-    before = reward_identity(spec())
+    before = identify(spec())
     plain = RewardConfig(model="pocket:reward-safety")
-    assert before["nested"]["members.model"]["files"] == reward_identity(plain)["files"]
-    assert reward_identity(spec()) == before != reward_identity(spec(combine="minimum"))
+    assert before["nested"]["members.model"]["files"] == identify(plain)["files"]
+    assert identify(spec()) == before != identify(spec(combine="minimum"))
     module.write_text(module.read_text() + "# edited\n")
-    assert reward_identity(spec()) != before
-    assert sorted(reward_identity(plain)) == ["calibration", "files", "higher_is_better", "kind", "model"]
+    assert identify(spec()) != before
+    assert sorted(identify(plain)) == ["calibration", "files", "higher_is_better", "kind", "model"]
 
 
 def test_a_missing_member_is_told_before_anything_is_loaded(module: Path) -> None:

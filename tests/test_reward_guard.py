@@ -29,7 +29,7 @@ from rheostat.models import LanguageModel, load_language_model
 from rheostat.plugins import Judged
 from rheostat.recipe import reward_options, validate
 from rheostat.records import Message
-from rheostat.reward_tree import load_problems, reward_identity
+from rheostat.reward_tree import identify, load_problems
 from rheostat.rewards._guard_prompts import Asker, Style, read_style, style_names
 from rheostat.rewards.guard import GuardOptions, GuardReward, build, style_of, verdict_score
 
@@ -272,9 +272,9 @@ def test_the_models_own_template_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="`template: model` for a tokenizer without chat template"):
         Asker(model, replace(OWN, template=None), "response")
     spec = RewardConfig(kind="guard", model=str(folder), template=str(path), verdicts=verdicts)
-    before = reward_identity(spec)
+    before = identify(spec)
     path.write_text("{{ messages[-1].content }} Verdict:")
-    assert reward_identity(spec) != before
+    assert identify(spec) != before
     gone = RewardConfig(kind="guard", model=str(folder), template="gone.jinja", verdicts=verdicts)
     [problem] = load_problems("rewards.safety", gone)
     assert problem.startswith("rewards.safety: template: got 'gone.jinja', which is no file")
