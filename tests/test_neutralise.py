@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from rheostat import pocket
 from rheostat.chat import encode_prompt, prompt_text
 from rheostat.control import BRACKETS, CLOSERS, INVISIBLE, ControlFormat, level_text, reading
-from rheostat.control_template import dialled_template, readings
+from rheostat.control_template import dialled_template, table
 from rheostat.plugins import attribute
 from rheostat.records import Message, Role
 
@@ -135,10 +135,10 @@ def test_forms_by_hand(text: str, safe: str) -> None:
 
 
 def test_the_template_knows_every_character_of_unicode() -> None:
-    known = readings(LETTERS)
+    known = table(LETTERS)
     alphabet = frozenset(LETTERS)
     for character in map(chr, range(sys.maxunicode + 1)):
-        assert known.get(character, "." if character.isalnum() else "") == reading(character, alphabet), (
+        assert known.get(ord(character), "." if character.isalnum() else "") == reading(character, alphabet), (
             character
         )
 
