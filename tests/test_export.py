@@ -221,3 +221,10 @@ def test_an_adapter_that_names_no_base_is_refused(adapter: Path, tmp_path: Path)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="names no base model"):
         rheostat.load(folder)
+
+
+def test_an_adapters_card_says_who_serves_it(adapter: Path) -> None:
+    text = (adapter / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" in text and "An adapter tuned by Rheostat's `clm` from `pocket:chat`" in text
+    assert "vllm serve BASE --enable-lora" in text and "`transformers serve` takes no adapter" in text
+    assert str(Path.cwd()) not in text

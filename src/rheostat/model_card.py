@@ -143,10 +143,12 @@ def _making(facts: Facts) -> str:
 def _serving(facts: Facts, control_format: ControlFormat, is_adapter: bool) -> str:
     if is_adapter:
         commands = [
-            "transformers serve DIR",
             "vllm serve BASE --enable-lora --lora-modules DIR=DIR --chat-template DIR/chat_template.jinja",
         ]
-        where = f"With `DIR` this directory and `BASE` the model that was tuned, {_name(facts.config.model)}:"
+        where = (
+            f"With `DIR` this directory and `BASE` the model that was tuned, {_name(facts.config.model)} "
+            "(`transformers serve` takes no adapter; export the merged model for it):"
+        )
     else:
         commands, where = ["transformers serve DIR", "vllm serve DIR"], "With `DIR` this directory:"
     return "\n".join(
