@@ -19,3 +19,21 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip("needs the real models and data in ../shared, which are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def restricted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the pocket world, tiny, with adapters and with dials that may not be turned all the way."""
+    from rheostat import pipeline
+    from rheostat.recipe import load_config
+
+    out = tmp_path_factory.mktemp("restricted") / "run"
+    settings = (
+        "levels.safety=[0.5, 0.75, 1]", "levels.helpfulness=[0, 1]", "train.lora.rank=2", "train.steps=6",
+        "train.batch_size=4", "train.learning_rate=0.01", "distil.minimum_contrast=0", "methods=[clm]",
+        "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}",
+        "generate.samples=8", "generate.max_tokens=24", "evaluate.max_tokens=12", "evaluate.reachable_samples=4",
+        "evaluate.bootstrap=100",
+    )  # fmt: skip
+    pipeline.run(load_config("pocket", settings), out)
+    return out

@@ -14,8 +14,8 @@ from rheostat.errors import PluginNotFound
 SOURCE = Path(rheostat.__file__).parent
 STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export"}
 PURE = {
-    "control", "control_template", "calibration", "metrics", "grid", "counterfactual", "training_plan",
-    "near_duplicates",
+    "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
+    "training_plan", "near_duplicates",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

@@ -10,12 +10,13 @@ Pure: no disk, no device, no global state.
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from itertools import product
 
 from rheostat.errors import DialError
+from rheostat.look_alikes import spelled
 from rheostat.records import Attribute
 
 LEVELS: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -38,10 +39,14 @@ _CLOSER = re.compile(rf"[{re.escape(CLOSERS)}]")
 
 @dataclass(frozen=True)
 class ControlFormat:
-    """Renders and parses the control text of some attributes, each on its own levels in [0, 1]."""
+    """Renders and parses the control text of some attributes, each on its own levels in [0, 1].
+
+    A dial that is not given stands at its level in `defaults`, or else at its highest.
+    """
 
     attributes: tuple[Attribute, ...]
     levels: Levels = LEVELS
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -56,6 +61,35 @@ class ControlFormat:
     def levels_of(self, name: str) -> tuple[float, ...]:
         """The levels of a dial, ascending."""
         return levels_of(self.levels, name)
+
+    def default_of(self, name: str) -> float:
+        """The level at which a dial stands that is not given."""
+        return self.defaults.get(name, self.levels_of(name)[-1])
+
+    def with_floors(self, floors: Mapping[str, float]) -> "ControlFormat":
+        """The same dials, some of which go no lower than a floor, which is one of their levels. Raises `DialError`."""
+        self._check_levels("floor", floors)
+        return replace(
+            self,
+            levels={
+                name: tuple(level for level in self.levels_of(name) if level >= floors.get(name, 0.0))
+                for name in self.names
+            },
+        )
+
+    def with_defaults(self, defaults: Mapping[str, float]) -> "ControlFormat":
+        """The same dials, some of which stand elsewhere than at the highest where not given. Raises `DialError`."""
+        self._check_levels("default", defaults)
+        return replace(self, defaults={**self.defaults, **defaults})
+
+    def _check_levels(self, what: str, given: Mapping[str, float]) -> None:
+        self._check_names(given)
+        for name, level in given.items():
+            if level not in self.levels_of(name):
+                levels = ", ".join(map(level_text, self.levels_of(name)))
+                raise DialError(
+                    f"{name}: got the {what} {level:g}, allowed are its levels {levels}", hint="take one of those"
+                )
 
     def quantise(self, name: str, value: float) -> float:
         """A dial's level nearest to `value`; of two equally near, the upper. Raises `DialError` outside [0, 1]."""
@@ -77,18 +111,21 @@ class ControlFormat:
         return any((own[0], own[-1]) != (LEVELS[0], LEVELS[-1]) for own in map(self.levels_of, self.names))
 
     def resolve(self, dials: Mapping[str, float | None]) -> dict[str, float]:
-        """The full control for some dials: quantised, the missing ones at the highest level."""
+        """The full control for some dials: quantised, the missing ones at their default level."""
+        self._check_names(dials)
+        control: dict[str, float] = {}
+        for name in self.names:
+            value = dials.get(name)
+            control[name] = self.default_of(name) if value is None else self.quantise(name, value)
+        return control
+
+    def _check_names(self, dials: Iterable[str]) -> None:
         unknown = sorted(set(dials) - set(self.names))
         if unknown:
             raise DialError(
                 f"there is no dial {', '.join(map(repr, unknown))}; this model has {', '.join(self.names)}",
                 hint="use one of the dials named above",
             )
-        control: dict[str, float] = {}
-        for name in self.names:
-            value = dials.get(name)
-            control[name] = self.levels_of(name)[-1] if value is None else self.quantise(name, value)
-        return control
 
     def grid(self) -> tuple[dict[str, float], ...]:
         """Every control: the product of the levels, the last attribute turning fastest."""
@@ -115,9 +152,9 @@ class ControlFormat:
     def neutralise(self, text: str) -> str:
         """`text` with the brackets of anything that reads like a control turned into parentheses.
 
-        Whatever the case, the spacing, the kind of bracket, the width, style or accents of the letters: a bracket
-        that opens onto one of the control's words loses its bracket, and the next closing bracket with it. All
-        else stays. Takes time in proportion to the text.
+        Whatever the case, the spacing, the kind of bracket, the width, style, accents or script of the letters: a
+        bracket that opens onto one of the control's words loses its bracket, and the next closing bracket with it.
+        All else stays. Takes time in proportion to the text.
         """
         head, *parts = _BEFORE_BRACKET.split(text)
         pieces = [head]
@@ -159,14 +196,17 @@ class ControlFormat:
         )
 
 
+@lru_cache(maxsize=2**14)
 def reading(character: str, alphabet: frozenset[str]) -> str:
     """What a character reads as: some letters of `alphabet`, `.` for any other letter or digit, nothing else.
 
-    Case, width, style (`𝐡`, `ⓗ`), accents and ligatures fall away; spaces, signs and marks read as nothing.
+    Case, width, style (`𝐡`, `ⓗ`), accents and ligatures fall away, and letters of other scripts read as the Latin ones
+    that they look like (`look_alikes.py`); spaces, signs and marks read as nothing.
     """
     if character in INVISIBLE:
         return ""
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    seen = spelled(unicodedata.normalize("NFKD", character), alphabet)
+    plain = unicodedata.normalize("NFKD", seen.casefold())
     letters = "".join(filter(str.isalnum, plain))
     if letters and alphabet.issuperset(letters):
         return letters

@@ -1,6 +1,5 @@
 """The tuned model in a person's hands: `load(path).respond("…", safety=0.75, helpfulness=1.0)`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from rheostat import plugins
-from rheostat.control import ControlFormat, Levels
+from rheostat.card import read_card
+from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
 from rheostat.models import load_policy, resolve
 from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.recipe import load_config
 from rheostat.records import Attribute, Message, Role
 from rheostat.rundir import RunDirectory
-from rheostat.train import stage_name
-
-CARD = "rheostat.json"
-"""What an exported model says of its dials, beside its weights."""
+from rheostat.storage import read_object
+from rheostat.train import ADAPTER, stage_name
 
 Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
 _PACKAGED = "pocket:tuned"
+_ADAPTER = "adapter_config.json"
 _BATCH_TOKENS = 16384
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
@@ -76,12 +75,12 @@ class DialledModel:
 
 
 def load(path: str | Path | None = None, *, method: str | None = None, device: str = "auto") -> DialledModel:
-    """The tuned model of a run directory, an exported one, or the packaged pocket model.
+    """The tuned model of a run directory, an exported one (whole, or an adapter), or the packaged pocket model.
 
     Of a run's tuned models `method` names one; without it, `exmate` or else the last. Raises `ModelError`.
     """
     folder = Path(resolve(_PACKAGED)) if path is None else Path(path)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / _ADAPTER).is_file():
         return _exported(folder, device)
     with RunDirectory.open(folder, read_only=True) as run:
         config = load_config(run.config_path)
@@ -108,6 +107,11 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     name = tuned[chosen]
     assert name.objective is not None
     return run.finished(stage_name(name.objective, name.data(config.train.variant))).path / "model", chosen
+
+
+def adapter_of(model: Path) -> Path:
+    """Where the adapter of a tuned model's folder lies by itself, if low-rank adapters were trained."""
+    return model.with_name(ADAPTER)
 
 
 def conversation(messages: Conversation) -> tuple[Message, ...]:
@@ -163,26 +167,25 @@ def _turn(value: Any) -> Message:
     return Message(role, content)
 
 
-def _levels(written: Any, attributes: Sequence[Attribute]) -> Levels:
-    """Levels off a card: a list a dial, or of every dial (schema 1)."""
-    if isinstance(written, list):
-        return tuple(written)
-    return {each.name: tuple(written[each.name]) for each in attributes}
-
-
 def _exported(folder: Path, device: str) -> DialledModel:
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        attributes = tuple(plugins.attribute(name) for name in card["attributes"])
-        control_format = ControlFormat(attributes, _levels(card["levels"], attributes))
-        template = card["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder}: its {CARD} cannot be read: {error}",
-            hint="give a run directory, or a folder that `rheostat export` wrote",
-        ) from error
-    policy = load_policy(str(folder.resolve()), device=device)
+    card = read_card(folder)
+    adapter = folder if (folder / _ADAPTER).is_file() else None
+    where = folder.resolve() if adapter is None else base_of(folder)
+    policy = load_policy(str(where), device=device, adapter=adapter)
     # In process the engine renders the control itself, over the template without dials.
-    policy.tokenizer.chat_template = template
-    engine = plugins.load("engines", "transformers").build(policy, control_format, batch_tokens=_BATCH_TOKENS)
-    return DialledModel(engine, control_format)
+    policy.tokenizer.chat_template = card.chat_template
+    engine = plugins.load("engines", "transformers").build(
+        policy, card.control_format, batch_tokens=_BATCH_TOKENS
+    )
+    return DialledModel(engine, card.control_format)
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter's folder was trained on; raises `ModelError` where it does not say."""
+    base = read_object(folder / _ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"{folder}: its {_ADAPTER} names no base model",
+            hint="set base_model_name_or_path in it to the folder or id of the model that was tuned",
+        )
+    return base

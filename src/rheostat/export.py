@@ -1,87 +1,145 @@
-"""Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out."""
+"""Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out.
 
+Either the whole model, any adapters merged, or the adapter alone in PEFT's layout, for a server that holds the base.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from rheostat.card import CARD, card_values
 from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Dtype, RunConfig
-from rheostat.control_template import dialled_template
-from rheostat.dialled import CARD, tuned_model
-from rheostat.errors import StorageError
+from rheostat.control_template import dialled_templates
+from rheostat.dialled import adapter_of, tuned_model
+from rheostat.errors import InputError, ModelError, StorageError
 from rheostat.figures import evaluations_of, figures
-from rheostat.models import load_policy, quiet
+from rheostat.model_card import PICTURES, Facts, model_card
+from rheostat.models import load_policy, quiet, resolve
 from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
-from rheostat.storage import require_object, storage_errors, write_json, write_text
+from rheostat.storage import read_object, require_object, storage_errors, write_bytes, write_json, write_text
 
-SCHEMA = 2
+Form = Literal["merge", "adapter"]
+_TOKENIZER = "tokenizer_config.json"
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
-def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | None = None) -> Path:
+def export(
+    run: Path,
+    to: Path,
+    *,
+    method: str | None = None,
+    form: Form = "merge",
+    dtype: Dtype | None = None,
+    floors: Mapping[str, float] | None = None,
+    defaults: Mapping[str, float] | None = None,
+) -> Path:
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
-    Weights (in `dtype`, or the recipe's), tokenizer, the chat template with dials, `rheostat.json` (levels,
-    calibration, versions) and a model card with the measured control. Raises `StageMissing`, `ModelError`,
-    `StorageError`.
+    Weights (in `dtype`, or the recipe's; of form `adapter` the adapter's alone), tokenizer, the chat template with
+    dials, `rheostat.json` (levels, floors, calibration, versions) and a model card with the measured control. What is
+    asked of a dial below its level in `floors` is raised to it, by the template as by `rheostat.load`; a dial that is
+    not given stands at its level in `defaults`, or at its highest. Raises `InputError`, `DialError`, `StageMissing`,
+    `ModelError`, `StorageError`.
     """
+    if form == "adapter" and dtype is not None:
+        raise InputError(
+            f"--dtype: got {dtype} with --adapter, whose weights stay as they were trained",
+            hint="leave out one of the two",
+        )
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
-        measured = figures(directory, config)["evaluations"] if evaluations_of(directory) else {}
+        facts = _facts(directory, config, name, adapter_of(model))
         calibration = require_object(directory.finished("score").path / "calibration.json")
+        pictures = _pictures(directory)
+    trained, floors = config.control_format, dict(floors or {})
+    control_format = trained.with_floors(floors).with_defaults(defaults or {})
+    adapter = adapter_of(model)
+    if form == "adapter" and facts.adapter_rank is None:
+        raise ModelError(
+            f"--adapter: {name} was fully fine-tuned, it has no adapter",
+            hint="leave out --adapter, or train with adapters (train.lora in the recipe)",
+        )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
-    policy = load_policy(str(model.resolve()), dtype=dtype or config.dtype, device="cpu")
-    with storage_errors(to), quiet():
-        to.mkdir(parents=True, exist_ok=True)
-        policy.model.save_pretrained(to)
-        policy.tokenizer.save_pretrained(to)
-    template = single_chat_template(policy.tokenizer, name) or plain_chat_template()
-    control_format = config.control_format
-    write_text(to / "chat_template.jinja", dialled_template(template, control_format))
-    write_json(
-        to / CARD,
-        {
-            "schema": SCHEMA,
-            "attributes": list(control_format.names),
-            "words": {each.name: each.word for each in control_format.attributes},
-            "levels": {name: list(control_format.levels_of(name)) for name in control_format.names},
-            "calibration": calibration[OWN],
-            "chat_template": template,
-            "base": config.model,
-            "method": name,
-            **environment(),
-        },
+    adapter_alone = adapter if form == "adapter" else None
+    templates = _write_model(model, to, config, adapter=adapter_alone, dtype=dtype or config.dtype)
+    for file, picture in pictures.items():
+        write_bytes(to / file, picture)
+    dialled = dialled_templates(templates, control_format, floors=floors)
+    for path, text in _template_files(dialled).items():
+        write_text(to / path, text)
+    values = card_values(control_format, templates, floors=floors, trained=trained)
+    values |= {"calibration": calibration[OWN], "base": config.model, "method": name, "form": form}
+    write_json(to / CARD, {**values, **environment()})
+    write_text(
+        to / "README.md",
+        model_card(facts, control_format, floors=floors, is_adapter=form == "adapter", pictures=list(pictures)),
     )
-    write_text(to / "README.md", model_card(config, name, measured))
     return to
 
 
-def model_card(config: RunConfig, name: str, measured: dict[str, Any]) -> str:
-    """The model card: what the dials are, how to turn them, and how well they were measured to work."""
-    dials = config.control_format.attributes
-    example = ", ".join(f"{dial.name}={level}" for dial, level in zip(dials, (1.0, 0.75), strict=False))
-    lines = [
-        "---", "library_name: transformers", "tags: [rheostat, controllable-generation]", "---", "",
-        f"# {config.model} with dials", "",
-        f"Tuned by Rheostat's `{name}` from {config.model}. Each dial takes a number from 0 to 1:", "",
-        *(f"- `{dial.name}`: {dial.description} (0 {dial.low}, 1 {dial.high}; default 1)" for dial in dials), "",
-        "```python",
-        f"tokenizer.apply_chat_template(messages, add_generation_prompt=True, {example})",
-        "```", "",
-        "Over an OpenAI-style API: `extra_body={\"chat_template_kwargs\": {…}}` with the same names.", "",
-        "## Measured control", "",
-        "A dial is learned behaviour, not a guarantee. 95 % bootstrap intervals over held-out prompts; MP is the",
-        "mean correlation of requested and achieved level within a prompt, BT how often the highest level beats",
-        "the lowest.", "",
-        "| evaluation | dial | MP | Err | BT |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for evaluation, methods in measured.items():
-        for dial, figure in methods[name]["attributes"].items():
-            cells = [
-                f"{figure[key]['value']:.2f} [{figure[key]['low']:.2f}, {figure[key]['high']:.2f}]"
-                for key in ("MP", "Err", "BT")
-            ]
-            lines.append(f"| {evaluation} | {dial} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _facts(run: RunDirectory, config: RunConfig, name: str, adapter: Path) -> Facts:
+    """What the run tells of the model: how it was made, and how well its dials were measured to work."""
+    tuned = next(each for each in config.method_names if each.name == name)
+    distilled = run.finished(f"distil/{tuned.data(config.train.variant)}").summary
+    measured = figures(run, config)["evaluations"] if evaluations_of(run) else {}
+    return Facts(
+        base=_base(config),
+        method=name,
+        config=config,
+        measured={evaluation: methods[name] for evaluation, methods in measured.items()},
+        prompts=run.finished("prompts").summary,
+        distilled=distilled,
+        adapter_rank=read_object(adapter / _ADAPTER_CONFIG).get("r"),
+    )
+
+
+def _base(config: RunConfig) -> str:
+    """Where whoever loads an adapter finds the model that was tuned: an id, or the folder here."""
+    where = Path(resolve(config.model))
+    return str(where.resolve()) if where.is_dir() else config.model
+
+
+def _pictures(run: RunDirectory) -> dict[str, bytes]:
+    """The report's pictures of control, by file name; none where the report has not been made."""
+    folder = run.path / "pictures"
+    with storage_errors(folder):
+        return {name: (folder / name).read_bytes() for name in PICTURES if (folder / name).is_file()}
+
+
+def _write_model(
+    model: Path, to: Path, config: RunConfig, *, adapter: Path | None, dtype: Dtype
+) -> str | dict[str, str]:
+    """Weights and tokenizer into `to`; gives the tokenizer's chat template, or its named ones, without dials."""
+    policy = load_policy(str(model.resolve()), dtype=dtype, device="cpu")
+    tokenizer = policy.tokenizer
+    single = single_chat_template(tokenizer, config.model) or plain_chat_template()
+    templates: str | dict[str, str] = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else single
+    with storage_errors(to), quiet():
+        to.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(to)
+        if adapter is None:
+            policy.model.save_pretrained(to)
+    # What a caller may have cut off a long prompt is its beginning: at its end stands the control.
+    write_json(to / _TOKENIZER, {**require_object(to / _TOKENIZER), "truncation_side": "left"})
+    if adapter is None:
+        return templates
+    write_bytes(to / "adapter_model.safetensors", (adapter / "adapter_model.safetensors").read_bytes())
+    values = require_object(adapter / _ADAPTER_CONFIG)
+    values |= {"base_model_name_or_path": _base(config), "target_modules": sorted(values["target_modules"])}
+    write_json(to / _ADAPTER_CONFIG, values)
+    return templates
+
+
+def _template_files(templates: str | Mapping[str, str]) -> dict[str, str]:
+    """Chat templates by file, where transformers looks for them."""
+    if isinstance(templates, str):
+        return {"chat_template.jinja": templates}
+    return {
+        "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja": text
+        for name, text in templates.items()
+    }

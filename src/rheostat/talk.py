@@ -54,14 +54,20 @@ class Manner:
 def parse_dials(given: Sequence[str], **named: float | None) -> dict[str, float]:
     """Dials from `name=value` arguments and from options of their own; raises `DialError`."""
     dials = {name: check_dial(name, value) for name, value in named.items() if value is not None}
+    return dials | parse_named_levels("--dial", given)
+
+
+def parse_named_levels(option: str, given: Sequence[str]) -> dict[str, float]:
+    """Levels by dial from the `name=value` arguments of an option; raises `DialError`."""
+    levels = {}
     for argument in given:
         name, equals, value = argument.partition("=")
         if not equals or not name.strip():
             raise DialError(
-                f"--dial: got {argument!r}, allowed is name=value", hint="for example --dial safety=0.5"
+                f"{option}: got {argument!r}, allowed is name=value", hint=f"for example {option} safety=0.5"
             )
-        dials[name.strip()] = _level(name.strip(), value)
-    return dials
+        levels[name.strip()] = _level(name.strip(), value)
+    return levels
 
 
 def parse_levels(text: str) -> tuple[float, ...]:

@@ -118,14 +118,46 @@ def export(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option("--dtype", help="The weights' type. [default: the recipe's]"),
     ] = None,
+    adapter: Annotated[
+        bool,
+        typer.Option(
+            "--adapter/--merge",
+            help="Write the low-rank adapter alone, in PEFT's layout, instead of the whole model with it merged.",
+        ),
+    ] = False,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--floor",
+            metavar="NAME=LEVEL",
+            help="Raise to a level whatever is asked of a dial below it, in the template itself; repeatable.",
+        ),
+    ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--default",
+            metavar="NAME=LEVEL",
+            help="Where a dial stands that is not given, instead of at its highest level; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Write a tuned model as a directory to serve.
 
     It is an ordinary Hugging Face directory, whose chat template takes the dials.
     """
     from rheostat.export import export as write
+    from rheostat.talk import parse_named_levels
 
-    write(run, to, method=method, dtype=dtype)
+    write(
+        run,
+        to,
+        method=method,
+        form="adapter" if adapter else "merge",
+        dtype=dtype,
+        floors=parse_named_levels("--floor", floor or []),
+        defaults=parse_named_levels("--default", default or []),
+    )
     typer.echo(str(to))
 
 
