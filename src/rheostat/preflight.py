@@ -13,6 +13,7 @@ from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
 from rheostat.scoring import OWN, parties
+from rheostat.suite_prompts import check_sources
 
 
 def check(config: RunConfig) -> None:
@@ -35,6 +36,11 @@ def _problems(config: RunConfig) -> Iterator[str]:
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         models |= {f"{where}.{name}": spec.model for name, spec in specs.items() if spec.model is not None}
+    if config.suite is not None:
+        own = {"suite.harm": config.suite.harm, "suite.refusals": config.suite.refusals}
+        models |= {where: spec.model for where, spec in own.items() if spec is not None and spec.model}
+        for where, problem in check_sources(config.suite):
+            yield f"{where}: {problem}"
     for where, model in models.items():
         try:
             locate(model)
