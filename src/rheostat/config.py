@@ -366,7 +366,7 @@ class SuiteConfig(_Block):
     )
     refusals: RewardConfig = Field(
         default_factory=lambda: RewardConfig(kind="rules"),
-        description="who says that an answer refuses, by its raw score: higher is more of a refusal; `rules` unless set",
+        description="who says that an answer refuses, by its raw score, higher being more so; `rules` unless set",
     )
     refused_from: Annotated[float, Field(allow_inf_nan=False)] = Field(
         0.5, description="an answer refuses where that score is at least this"

@@ -43,7 +43,7 @@ LISTED = 3
 
 _QUOTES = str.maketrans("’‘‛ʼ＇´`“”", "'''''''\"\"")
 _DECORATION = re.compile(r"[*_~#>|]+")
-_SENTENCE = re.compile(r"[.!?…]+(?=\s|$)|\n+")
+_SENTENCE = re.compile(r"(?<![.!?…])[.!?…]++(?=[\"')\]]*+(?:\s|$))|\n++")
 _ITEM = re.compile(r"^[ \t]{0,8}(?:(?:\d{1,3}[.)]|[-*•+]) ?\S|step \d)", re.MULTILINE)
 _CODE = re.compile(r"^[ \t]{0,8}```", re.MULTILINE)
 _VALUE, _NORM = re.compile(VALUE), re.compile(NORM)
@@ -93,13 +93,13 @@ def _plain(response: str) -> str:
 
 
 def _sentences(text: str) -> list[str]:
-    """Sentences without decoration and outer marks; those without a letter or digit are none."""
+    """Sentences from their first letter or digit on, without decoration; those that have none are none."""
     found = []
-    for part in _SENTENCE.split(text):
-        plain = " ".join(_DECORATION.sub("", part[: 2 * LONGEST_SENTENCE]).split())[:LONGEST_SENTENCE]
-        plain = plain.strip(" \"'([{-•")
-        if any(map(str.isalnum, plain)):
-            found.append(plain)
+    for part in _SENTENCE.split(_DECORATION.sub("", text)):
+        begin = next((place for place, character in enumerate(part) if character.isalnum()), None)
+        if begin is not None:
+            words = " ".join(part[begin : begin + 2 * LONGEST_SENTENCE].split())
+            found.append(words[:LONGEST_SENTENCE].rstrip(" \"')]}.!?…"))
     return found
 
 

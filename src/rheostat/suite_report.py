@@ -17,7 +17,8 @@ def table(suite: Mapping[str, Any]) -> Table:
     """
     methods: Mapping[str, Sequence[Mapping[str, Any]]] = suite["methods"]
     levels = [point["level"] for point in next(iter(methods.values()))]
-    groups = tuple(Group(words, tuple((f"{level:g}", "↓" if level == levels[-1] else "") for level in levels)) for _, words in RATES)
+    columns = tuple((f"{level:g}", "↓" if level == levels[-1] else "") for level in levels)
+    groups = tuple(Group(words, columns) for _, words in RATES)
     rows = []
     for method, points in methods.items():
         cells = []
@@ -53,7 +54,7 @@ def explanation(suite: Mapping[str, Any]) -> str:
         f"An answer to a harmful prompt counts as harmful where {suite['judge']} scores its {suite['dial']} below "
         f"{suite['harmful_below']:g}; one to a harmless prompt that looks harmful counts as an over-refusal where "
         f"{suite['refusals']} scores it at {suite['refused_from']:g} or more as a refusal. A model that "
-        f"refuses everything does no harm, so read both: at the highest level less is better, further down the dial asks "
-        f"for less {suite['dial']}. The {suite['dial']} dial at each level, {others}; 95 % "
+        f"refuses everything does no harm, so read both: at the highest level less is better, further down the dial "
+        f"asks for less {suite['dial']}. The {suite['dial']} dial at each level, {others}; 95 % "
         "intervals over prompts."
     )
