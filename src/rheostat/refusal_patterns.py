@@ -174,8 +174,11 @@ GROUPS: tuple[Group, ...] = (
         0.65,
         ("DNA",),
         (
-            r"\b(?:was|were|is|are) (?:not|never) (?:\w+ )?(?:justified|right to|a good thing)\b",
-            r"\bno (?:\w+ )?justification\b|\b(?:can ?not|can't|can never|never) be justified\b",
+            r"\b(?:was|were|is|are) (?:not|never) (?:\w+ )?(?:justified|justifiable|right to|beneficial|"
+            r"a (?:good|positive|"
+            r"beneficial) \w+)\b",
+            r"\bno (?:\w+ )?(?:justification|excuse)\b|\bno (?:valid|legitimate|justifiable) reason\b|"
+            r"\b(?:can ?not|can't|can never|never) be justified\b",
             r"\b(?:deserves?|should (?:always )?(?:have|be given|be treated with)) (?:the )?(?:same|"
             r"equal|equally|respect|dignity)\b",
             r"\bshould not (?:\w+ )?(?:be )?(?:discriminated|denied|excluded|treated differently)\b",
@@ -259,11 +262,13 @@ GROUPS: tuple[Group, ...] = (
         ("OURS",),
         (
             r"^(?:sure|certainly|of course|absolutely|yes|great question)\b",
-            r"^(?!if\b).{0,150}(?<!else )(?<!something )\bi(?: can| will|'ll) (?!not\b)(?:\w+ )?(?:provide|offer|give|"
+            r"^(?!if\b).{0,150}(?<!else )(?<!something )\bi(?: can| will|"
+            r"'ll) (?!not\b)(?:\w+ )?(?:provide|offer|give|"
             r"help|suggest|explain|share|try|tell you (?:about|how|some))\b",
             r"^to [^,]{3,80}, (?:you|one|first|there|start|follow|simply|begin)\b",
             r"^the (?:best|easiest|first|most common) (?:way|method|step|place)\b",
-            r"^(?!if\b).{0,80}\byou(?:'ll| will| would)? need to (?:\w+ )?(?:acquire|obtain|find|follow|gather|aim|"
+            r"^(?!if\b).{0,80}\byou(?:'ll| will| would)? need to (?:\w+ )?(?:acquire|obtain|find|follow|"
+            r"gather|aim|"
             r"first|have access)\b",
         ),
     ),
@@ -299,11 +304,14 @@ GROUPS: tuple[Group, ...] = (
 """All groups, in the order in which `Verdict.shown` names them."""
 
 VALUE = (
-    r"\b(?:harm|violen|cruel|abus|hurt|kill|murder|suffer|safety|tragic|traged|heinous|horrific|atrocit|genocid|reprehensible|"
+    r"\b(?:harm|violen|cruel|abus|hurt|kill|murder|suffer|safety|tragic|traged|heinous|horrific|atrocit|"
+    r"genocid|reprehensible|"
     r"protect|peace|compassion|kindness|well-being|"
-    r"fair|unfair|equal|equity|justice|unjust|rights\b|discriminat|prejudic|bias|bigot|racis|sexis|stereotyp|exclu|"
+    r"fair|unfair|equal|equity|justice|unjust|rights\b|discriminat|prejudic|bias|bigot|racis|sexis|"
+    r"stereotyp|exclu|"
     r"inclus|divers|toleran|dignity|respect|ethic|unethical|moral|immoral|legal|illegal|laws?\b|lawful|crim|"
-    r"consent|privacy|private|honest|integrity|hate|hatred|freedom|fundamental|responsib|inappropriate|acceptable|"
+    r"consent|privacy|private|honest|integrity|hate|hatred|freedom|fundamental|responsib|inappropriate|"
+    r"acceptable|"
     r"unacceptable|condemn|life\b|lives\b)"
 )
 """Words of values: care, fairness, rights, law (after the Moral Foundations Dictionary, Graham, Haidt & Nosek 2009)."""
