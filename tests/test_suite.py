@@ -95,6 +95,9 @@ def test_the_dial_is_swept_and_the_others_stand_at_their_highest_or_everywhere()
     assert settings(everywhere, found) == found.control_format.grid()
     helpful = found.suite.model_copy(update={"dial": "helpfulness"})
     assert settings(helpful, found)[0] == {"helpfulness": 0.0, "safety": 1.0}
+    restricted = config("levels={safety: [0.5, 1]}")
+    assert restricted.suite is not None
+    assert [control["safety"] for control in settings(restricted.suite, restricted)] == [0.5, 1.0]
 
 
 def test_the_pocket_world_has_both_kinds() -> None:

@@ -173,7 +173,7 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         },
         "sampling": config.evaluate.model_dump(include={"temperature", "top_p", "max_tokens", "shard_prompts"}),
         "samples": config.evaluate.rerank_samples * reranks,
-        "levels": list(config.levels),
+        "levels": config.control_format.levels,
         "dtype": config.dtype,
         "batch_tokens": config.batch_tokens,
         "seed": config.seed,
