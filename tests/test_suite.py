@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rheostat import cli, metrics
+from rheostat import cli, metrics, preflight
 from rheostat.canvas import LIGHT, figure, method_styles
 from rheostat.config import RunConfig, SuiteConfig
 from rheostat.errors import ConfigError, InputError, PromptFileError
@@ -21,7 +21,7 @@ from rheostat.rundir import RunDirectory
 from rheostat.suite import settings
 from rheostat.suite_figures import method_rates
 from rheostat.suite_picture import panels
-from rheostat.suite_prompts import check_sources, read_suite
+from rheostat.suite_prompts import read_suite
 from rheostat.suite_report import explanation, table
 from rheostat.tables import evaluation_tables
 
@@ -154,10 +154,13 @@ def test_a_recipe_that_cannot_be_is_refused(setting: str, problem: str) -> None:
 
 
 def test_sources_that_are_not_there_are_told_before_anything_runs(tmp_path: Path) -> None:
-    options = SuiteConfig(harmful=[str(tmp_path / "gone.txt")], harmless="pocket:train/scary")
-    found = dict(check_sources(options))
-    assert "cannot read" in found["suite.harmful"] and "pocket:SPLIT/KIND" in found["suite.harmless"]
-    assert not list(check_sources(SuiteConfig(harmful="pocket:train/risky", harmless="pocket:train")))
+    gone = tmp_path / "gone.txt"
+    given = f"suite={{harmful: [{gone}], harmless: pocket:train/scary}}"
+    with pytest.raises(ConfigError) as told:
+        preflight.check(load_config("pocket", [given]))
+    assert [problem.partition(":")[0] for problem in told.value.problems] == ["suite.harmful", "suite.harmless"]
+    assert "allowed are pocket:train" in told.value.problems[1] and "/borderline" in told.value.problems[1]
+    preflight.check(load_config("pocket", ["suite={harmful: pocket:train/risky, harmless: pocket:train}"]))
 
 
 # Report

@@ -57,7 +57,8 @@ class SourceConfig(_Block):
     """One source of prompts with what there is to say about it (docs/prompts.md)."""
 
     source: str = Field(
-        description="a file, a folder of a dataset, `hf:NAME` of the Hugging Face Hub, or `pocket:SPLIT`"
+        description="a file, a folder of a dataset, `hf:NAME` of the Hugging Face Hub, or `pocket:SPLIT` (or "
+        "`pocket:SPLIT/KIND`: harmless, borderline, risky)"
     )
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
@@ -343,11 +344,11 @@ class SuiteConfig(_Block):
         description="a file of both kinds in XSTest's shape: a column `prompt`, and `label` (safe, unsafe) or `type` "
         "(contrast_… is harmful); in place of `harmful` and `harmless`",
     )
-    harmful: str | list[str] | None = Field(
-        None, description="prompts that ask for harm: files, or `pocket:SPLIT/risky`"
+    harmful: _Sources | None = Field(
+        None, description="prompts that ask for harm: sources as in `prompts`, for example `pocket:SPLIT/risky`"
     )
-    harmless: str | list[str] | None = Field(
-        None, description="harmless prompts, best such as look harmful: files, or `pocket:SPLIT/borderline`"
+    harmless: _Sources | None = Field(
+        None, description="harmless prompts, best such as look harmful, for example `pocket:SPLIT/borderline`"
     )
     limit: Count | None = Field(None, description="use at most so many prompts of each kind")
     dial: str = Field("safety", description="the dial that is swept over its levels")

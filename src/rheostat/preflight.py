@@ -13,7 +13,7 @@ from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
 from rheostat.scoring import OWN, parties
-from rheostat.suite_prompts import check_sources
+from rheostat.suite_prompts import suite_sources
 
 
 def check(config: RunConfig) -> None:
@@ -39,8 +39,6 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if config.suite is not None:
         own = {"suite.harm": config.suite.harm, "suite.refusals": config.suite.refusals}
         models |= {where: spec.model for where, spec in own.items() if spec is not None and spec.model}
-        for where, problem in check_sources(config.suite):
-            yield f"{where}: {problem}"
     for where, model in models.items():
         try:
             locate(model)
@@ -53,7 +51,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"{where}: {error.message}"
         for server in parts(options, endpoint.EndpointOptions):
             yield from (f"{where}: {problem}" for problem in endpoint.problems(server))
-    for where, source in _sources(config.prompts):
+    suite = suite_sources(config.suite) if config.suite is not None else []
+    for where, source in (*_sources(config.prompts), *suite):
         yield from (f"{where}: {problem}" for problem in source_problems(source))
 
 

@@ -5,19 +5,17 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from rheostat import pocket
 from rheostat.collect import fits
-from rheostat.config import RunConfig, SuiteConfig
+from rheostat.config import RunConfig, SourceConfig, SuiteConfig
 from rheostat.errors import InputError, PromptFileError
 from rheostat.models import identity, load_policy
-from rheostat.pocket.corpus import Kind as PocketKind
-from rheostat.pocket.corpus import Split
-from rheostat.prompts import POCKET, check_source, prompt_id, read_prompts
+from rheostat.prompt_sources import digest, listed
+from rheostat.prompts import prompt_id, read_prompts
 from rheostat.records import Message, Prompt
 from rheostat.rundir import RunDirectory, Stage
 
@@ -42,7 +40,7 @@ def collect_suite(run: RunDirectory, config: RunConfig) -> Stage:
         STAGE,
         inputs={
             "suite": options.model_dump(include={"prompts", "harmful", "harmless", "limit"}),
-            "files": {source: _file_digest(source) for source in sources(options)},
+            "files": {source.source: digest(source) for _, source in suite_sources(options)},
             "prompts": trained_on.fingerprint,
             "model": identity(config.model),
         },
@@ -81,55 +79,19 @@ def read_suite(config: RunConfig) -> dict[str, list[Prompt]]:
     assert options is not None
     if options.prompts is not None:
         return _labelled(Path(options.prompts))
-    found = {}
-    for kind in KINDS:
-        prompts: list[Prompt] = []
-        files = []
-        for source in _listed(getattr(options, kind)):
-            if "/" in source and source.startswith(POCKET):
-                prompts += _pocket(source, kind)
-            else:
-                files.append(source)
-        if files:
-            prompts += read_prompts(
-                files, split=kind, strict=config.prompts.strict, mix=config.prompts.mix
-            ).prompts
-        found[kind] = prompts
-    return found
+    strict, mix = config.prompts.strict, config.prompts.mix
+    given = {HARMFUL: options.harmful, HARMLESS: options.harmless}
+    return {
+        kind: list(read_prompts(sources, split=kind, strict=strict, mix=mix).prompts)
+        for kind, sources in given.items()
+        if sources is not None
+    }
 
 
-def sources(options: SuiteConfig) -> list[str]:
-    """Every source that the suite names."""
-    return [each for name in ("prompts", *KINDS) for each in _listed(getattr(options, name))]
-
-
-def check_sources(options: SuiteConfig) -> Iterator[tuple[str, str]]:
-    """Key and fault of each source that is not there."""
-    for name in ("prompts", *KINDS):
-        for source in _listed(getattr(options, name)):
-            try:
-                if "/" in source and source.startswith(POCKET):
-                    _pocket(source, name)
-                else:
-                    check_source(source)
-            except PromptFileError as error:
-                yield f"suite.{name}", error.message
-
-
-def _pocket(source: str, kind: str) -> list[Prompt]:
-    """The requests of one kind of task in a split of the pocket world: `pocket:generalization/risky`."""
-    split, _, wanted = source.removeprefix(POCKET).partition("/")
-    if split not in get_args(Split) or wanted not in get_args(PocketKind):
-        raise PromptFileError(
-            f"got {source!r}, allowed are pocket:SPLIT/KIND with a split of {', '.join(get_args(Split))} and a kind of "
-            f"{', '.join(get_args(PocketKind))}",
-            hint="name one of each",
-        )
-    return [
-        _prompt(each.text, kind, source)
-        for each in pocket.prompts(split)
-        if each.kind == wanted
-    ]
+def suite_sources(options: SuiteConfig) -> list[tuple[str, SourceConfig]]:
+    """Every source that the suite names, with its key."""
+    given = (("prompts", options.prompts), (HARMFUL, options.harmful), (HARMLESS, options.harmless))
+    return [(f"suite.{name}", source) for name, sources in given for source in listed(sources)]
 
 
 def _labelled(path: Path) -> dict[str, list[Prompt]]:
@@ -178,12 +140,3 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 def _prompt(text: str, kind: str, source: str) -> Prompt:
     messages = (Message("user", text),)
     return replace(Prompt("", messages, kind, source), id=prompt_id(messages))
-
-
-def _listed(given: str | list[str] | None) -> list[str]:
-    return [given] if isinstance(given, str) else given or []
-
-
-def _file_digest(source: str) -> str | None:
-    path = Path(source)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
