@@ -63,6 +63,9 @@ def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         yield from ((f"{where}.{name}", reward_options(spec)) for name, spec in specs.items())
+    if config.suite is not None:
+        own = {"suite.harm": config.suite.harm, "suite.refusals": config.suite.refusals}
+        yield from ((where, reward_options(spec)) for where, spec in own.items() if spec is not None)
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:

@@ -11,8 +11,10 @@ from typing import Any
 
 from rheostat import plugins
 from rheostat.config import Dtype, RewardConfig, RunConfig, SuiteConfig
+from rheostat.generation import engine_identity
 from rheostat.method_name import MethodName
 from rheostat.models import identity
+from rheostat.plugin_options import identified
 from rheostat.plugins import ControlledRequest, Executor, Judged, Reward
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import reward_options
@@ -165,16 +167,25 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         "model": identity(config.model),
         "tuned": None if tuned is None else tuned.fingerprint,
         "method": name.model_dump(exclude={"name"}),
-        "suite": options.model_dump(include={"dial", "others", "harm", "judge", "refusals"}),
-        "rewards": {
-            key: identity(spec.model)
-            for key, spec in (("harm", options.harm), ("refusals", options.refusals))
-            if spec is not None and spec.model
-        },
+        "suite": options.model_dump(include={"dial", "others", "judge"}),
+        "rewards": {"harm": _identity(options.harm), "refusals": _identity(options.refusals)},
         "sampling": config.evaluate.model_dump(include={"temperature", "top_p", "max_tokens", "shard_prompts"}),
         "samples": config.evaluate.rerank_samples * reranks,
         "levels": config.control_format.levels,
         "dtype": config.dtype,
+        **config.loading,
+        **(engine_identity(config) if tuned is None else {}),
         "batch_tokens": config.batch_tokens,
         "seed": config.seed,
+    }
+
+
+def _identity(spec: RewardConfig | None) -> dict[str, object] | None:
+    """What identifies a reward of the suite's own; its calibration is not used."""
+    if spec is None:
+        return None
+    return {
+        **spec.model_dump(include={"kind", "model", "higher_is_better"}),
+        **identified(reward_options(spec)),
+        "files": identity(spec.model) if spec.model else None,
     }

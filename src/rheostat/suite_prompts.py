@@ -13,7 +13,7 @@ from typing import Any
 from rheostat.collect import fits
 from rheostat.config import RunConfig, SourceConfig, SuiteConfig
 from rheostat.errors import InputError, PromptFileError
-from rheostat.models import identity, load_policy
+from rheostat.models import identity, recipe_policy
 from rheostat.prompt_sources import digest, listed
 from rheostat.prompts import prompt_id, read_prompts
 from rheostat.records import Message, Prompt
@@ -48,7 +48,7 @@ def collect_suite(run: RunDirectory, config: RunConfig) -> Stage:
     if stage.done:
         return stage
     seen = {prompt.id for prompt in trained_on.rows(Prompt, prefix="train")}
-    policy = load_policy(config.model, dtype=config.dtype, device=config.device)
+    policy = recipe_policy(config)
     left_out = dict.fromkeys(("in_training", "too_long"), 0)
     counts = {}
     for kind, prompts in read_suite(config).items():
