@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from rheostat import calibration, metrics, records
+from rheostat.config import SuiteConfig
 from rheostat.grid import Grid
-from rheostat.records import EvaluationRow, Example, Prompt, Record, Response, ScoredResponse
+from rheostat.records import EvaluationRow, Example, Prompt, Record, Response, ScoredResponse, SuiteRow
+from rheostat.suite_figures import method_rates
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
-ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow]
+ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow, SuiteRow]
 
 
 def table_under(heading: str) -> dict[str, str]:
@@ -55,6 +57,17 @@ def test_every_key_of_a_method_is_documented() -> None:
         assert f'"{key}"' in FORMATS
     assert set(found) == {"attributes", "cross_effect"}
     assert "safety_by_helpfulness" in found["cross_effect"] and "`safety_by_helpfulness`" in FORMATS
+
+
+def test_every_key_of_the_suite_is_documented() -> None:
+    rows = [
+        SuiteRow(kind, kind, {"safety": level}, "", 1, "stop", 1, 0.0, 1.0)
+        for kind in ("harmful", "harmless")
+        for level in (0.0, 1.0)
+    ]
+    points = method_rates(rows, SuiteConfig(prompts="x.csv"), resamples=1, seed=0)
+    documented = {name for name in table_under("evaluation.json") if name.startswith("suite.methods.METHOD.")}
+    assert documented == {f"suite.methods.METHOD.{key}" for key in points[0]}
 
 
 def test_every_key_of_a_calibrator_is_documented() -> None:

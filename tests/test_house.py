@@ -12,10 +12,10 @@ from rheostat import plugins
 from rheostat.errors import PluginNotFound
 
 SOURCE = Path(rheostat.__file__).parent
-STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export"}
+STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export", "suite"}
 PURE = {
     "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
-    "training_plan", "near_duplicates",
+    "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

@@ -1,5 +1,6 @@
 """The plan: scaled by hand, and held against the run that it predicts."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -71,6 +72,29 @@ def test_a_rehearsal_is_scaled_by_hand() -> None:
     assert plan.other_seconds == 6.0
     assert plan.seconds == 10 + 5 + 15 + 12 + 20 + 4 + 6
     assert plan.disk == 500 + 40 + 1000 + 7 + 3000
+
+
+def test_a_suite_is_scaled_by_its_own_prompts() -> None:
+    """3 of each kind in the run, 1 of each in the rehearsal: 3 × 2 s and 3 × 40 tokens; its shards 3 × 20 bytes."""
+    suite = "suite={harmful: pocket:generalization/risky, harmless: pocket:generalization/borderline, limit: 3}"
+    config = recipe(suite)
+    small = miniature(config, Miniature(4, 1, 6))
+    assert small.suite is not None and small.suite.limit == 1
+    found = rehearsed(config)
+    found = dataclasses.replace(
+        found,
+        tasks=(*found.tasks, Task("suite base", "prompts", 2, 2.0)),
+        summaries=found.summaries
+        | {"suite/prompts": {"harmful": 1, "harmless": 1}, "suite/base": {"generated_tokens": 40}},
+        bytes_written=found.bytes_written | {"suite": 20},
+    )
+    counts = {"train": 20, "optimization": 4, "generalization": 4}
+    plan = scaled(config, counts, found)
+    step = next(each for each in plan.steps if each.name == "suite base")
+    assert (step.seconds, step.tokens, step.work) == (6.0, 120, "6 prompts")
+    assert plan.disk - scaled(recipe(), counts, rehearsed(recipe())).disk == 60
+    reckoned = {each.name: each for each in reckoned_plan(config, rate=1e12).steps}
+    assert reckoned["suite base"].tokens == 6 * 2 * 48
 
 
 def test_a_training_by_epochs_grows_with_its_examples() -> None:

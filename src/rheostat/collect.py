@@ -47,7 +47,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         }
         too_long: dict[str, int] = {}
         for split, prompts in collected.prompts.items():
-            fitting = [prompt for prompt in prompts if _fits(prompt, policy, config)]
+            fitting = [prompt for prompt in prompts if fits(prompt, policy, config)]
             too_long[split] = len(prompts) - len(fitting)
             if prompts and not fitting:
                 raise PromptTooLong(
@@ -125,7 +125,8 @@ def read_splits(options: PromptsConfig) -> Splits:
     return Splits(splits, len(skipped), sum(each.duplicates for each in sets), copies)
 
 
-def _fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:
+def fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:
+    """Whether a prompt leaves room for its control and a response; with `prompts.strict` raises `PromptTooLong`."""
     control_format = config.control_format
     longest = control_format.render(dict.fromkeys(control_format.names, 0.25))
     phrases = " ".join(max(plugins.attribute(name).phrases.values(), key=len) for name in config.rewards)

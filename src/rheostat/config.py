@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -18,16 +17,22 @@ from pydantic import (
 )
 
 from rheostat import plugins
+from rheostat.config_blocks import Block, GivenSources, known
+from rheostat.config_blocks import Count as Count
+from rheostat.config_blocks import Level as Level
+from rheostat.config_blocks import Probability as Probability
+from rheostat.config_blocks import RewardConfig as RewardConfig
+from rheostat.config_blocks import SourceConfig as SourceConfig
+from rheostat.config_blocks import Sources as Sources
+from rheostat.config_blocks import expand_reward as expand_reward
+from rheostat.config_blocks import expand_rewards as expand_rewards
 from rheostat.config_fields import BY_DIAL, EVERY_DIAL
+from rheostat.config_suite import SuiteConfig as SuiteConfig
 from rheostat.control import LEVELS, ControlFormat, level_text
 from rheostat.errors import did_you_mean
 from rheostat.method_name import MethodName, Variant
 
-Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Count = Annotated[int, Field(ge=1)]
-_PYTHON = "python:"
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generators take
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Quantization = Literal["4bit"]
@@ -50,61 +55,14 @@ LevelsOfDials = Annotated[
 ]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SourceConfig(_Block):
-    """One source of prompts with what there is to say about it (docs/prompts.md)."""
-
-    source: str = Field(
-        description="a file, a folder of a dataset, `hf:NAME` of the Hugging Face Hub, or `pocket:SPLIT`"
-    )
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None,
-        description="prompts of this source for each of one of weight 1, which is what the others have; where no "
-        "source has one, `mix` says",
-    )
-    column: str | None = Field(
-        None, description="the column that holds the prompt; without it, the usual ones are tried"
-    )
-    name: str | None = Field(None, description="the configuration of a dataset that has several")
-    split: str | None = Field(None, description="the dataset's split; without it `train`, or the only one")
-    revision: str | None = Field(None, description="the commit or tag of a dataset of the Hub")
-    limit: Count | None = Field(
-        None,
-        description="at most so many prompts of it: a sample by content hash; of `hf:` the first, without loading "
-        "the rest",
-    )
-
-
-def _kind_of_sources(value: Any) -> str:
-    """Which of the forms of `Sources` a value is meant to be, so that only that one's faults are told."""
-    if isinstance(value, list | tuple):
-        return "[list]"
-    return "[block]" if isinstance(value, Mapping | SourceConfig) else "[text]"
-
-
-_Source = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[SourceConfig, Tag("[block]")], Discriminator(_kind_of_sources)
-]
-Sources = str | SourceConfig | list[str | SourceConfig]
-_Sources = Annotated[
-    Annotated[str, Tag("[text]")]
-    | Annotated[SourceConfig, Tag("[block]")]
-    | Annotated[list[_Source], Tag("[list]")],
-    Discriminator(_kind_of_sources),
-]
-
-
-class PromptsConfig(_Block):
+class PromptsConfig(Block):
     """Where the prompts come from: each split's source, a list of them, or sources with weights (docs/prompts.md)."""
 
-    train: _Sources = Field(description="prompts to self-generate from")
-    optimization: _Sources | None = Field(
+    train: GivenSources = Field(description="prompts to self-generate from")
+    optimization: GivenSources | None = Field(
         None, description="held-out prompts of the training distribution; without it, `held_out` of `train`"
     )
-    generalization: _Sources | None = Field(
+    generalization: GivenSources | None = Field(
         None, description="other prompts, for the generalization evaluation; without it, that one is left out"
     )
     mix: Literal["size", "even"] = Field(
@@ -126,33 +84,7 @@ class PromptsConfig(_Block):
     strict: bool = Field(False, description="stop at a broken line instead of counting and skipping it")
 
 
-class RewardConfig(_Block):
-    """Who scores one attribute; besides these keys, the options of its kind (docs/rewards.md)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: str = Field("classifier", description="a file in rewards/")
-    model: str | None = Field(None, description="a Hugging Face directory or id, or `pocket:NAME`")
-    higher_is_better: bool = Field(
-        True, description="false where a higher raw score means less of the attribute"
-    )
-    calibration: Literal["quantile", "sigmoid", "identity"] = Field(
-        "quantile",
-        description="the monotone map from raw scores to [0, 1], fitted on the self-generated pool",
-    )
-
-    @field_validator("kind")
-    @classmethod
-    def _exists(cls, kind: str) -> str:
-        return _known("rewards", kind)
-
-    @property
-    def given_options(self) -> dict[str, Any]:
-        """The options of its kind, as the recipe gives them."""
-        return dict(self.model_extra or {})
-
-
-class EngineConfig(_Block):
+class EngineConfig(Block):
     """How the untuned model's text is generated; besides `kind`, the options of its kind (docs/engines.md)."""
 
     model_config = ConfigDict(extra="allow")
@@ -164,7 +96,7 @@ class EngineConfig(_Block):
     @field_validator("kind")
     @classmethod
     def _exists(cls, kind: str) -> str:
-        return _known("engines", kind)
+        return known("engines", kind)
 
     @property
     def given_options(self) -> dict[str, Any]:
@@ -172,7 +104,7 @@ class EngineConfig(_Block):
         return dict(self.model_extra or {})
 
 
-class GenerateConfig(_Block):
+class GenerateConfig(Block):
     """Self-generation: N samples a prompt at temperature 1."""
 
     samples: Count = Field(16, description="responses a prompt (N)")
@@ -182,7 +114,7 @@ class GenerateConfig(_Block):
     shard_prompts: Count = Field(64, description="prompts a shard: what a killed run loses at most")
 
 
-class DistilConfig(_Block):
+class DistilConfig(Block):
     """MOEC, the distillation of the scored pool into training examples."""
 
     per_corner: Count = Field(
@@ -201,7 +133,7 @@ class DistilConfig(_Block):
     )
 
 
-class CounterfactualConfig(_Block):
+class CounterfactualConfig(Block):
     """Where the untreated control ζ′ of a counterfactual pass comes from."""
 
     source: Literal["siblings", "grid"] = Field(
@@ -219,7 +151,7 @@ class CounterfactualConfig(_Block):
     )
 
 
-class LoraConfig(_Block):
+class LoraConfig(Block):
     """`auto`: low-rank adapters for a model of more than `lora_above` parameters; null: never; keys: always, so."""
 
     rank: Count = Field(
@@ -241,7 +173,7 @@ LearningRate = Annotated[
 ]
 
 
-class TrainConfig(_Block):
+class TrainConfig(Block):
     """Fine-tuning through transformers.Trainer."""
 
     variant: Variant = Field("moec", description="examples of methods without a `+raw` or `+moec` suffix")
@@ -298,11 +230,11 @@ class TrainConfig(_Block):
     @classmethod
     def _options(cls, objectives: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in objectives:
-            _known("objectives", name)
+            known("objectives", name)
         return objectives
 
 
-class EvaluateConfig(_Block):
+class EvaluateConfig(Block):
     """The grid evaluation of every method."""
 
     temperature: Annotated[float, Field(ge=0)] = Field(0.7, description="the same for every method")
@@ -318,7 +250,7 @@ class EvaluateConfig(_Block):
     )
 
 
-class ExecutorConfig(_Block):
+class ExecutorConfig(Block):
     """Where shards are computed; besides `kind`, the options of its kind (docs/scale.md). No result depends on it."""
 
     model_config = ConfigDict(extra="allow")
@@ -328,7 +260,7 @@ class ExecutorConfig(_Block):
     @field_validator("kind")
     @classmethod
     def _exists(cls, kind: str) -> str:
-        return _known("executors", kind)
+        return known("executors", kind)
 
     @property
     def given_options(self) -> dict[str, Any]:
@@ -336,7 +268,7 @@ class ExecutorConfig(_Block):
         return dict(self.model_extra or {})
 
 
-class RunConfig(_Block):
+class RunConfig(Block):
     """A whole run."""
 
     model: str = Field(description="the aligned chat model: a Hugging Face directory or id, or `pocket:chat`")
@@ -376,6 +308,9 @@ class RunConfig(_Block):
     distil: DistilConfig = DistilConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    suite: SuiteConfig | None = Field(
+        None, description="absent: no suite of harmful and harmless prompts; evaluation does without"
+    )
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -408,7 +343,7 @@ class RunConfig(_Block):
         if not rewards:
             raise ValueError("got no reward, allowed is one per attribute")
         for name in rewards:
-            _known("attributes", name)
+            known("attributes", name)
         return rewards
 
     @field_validator("methods")
@@ -438,6 +373,16 @@ class RunConfig(_Block):
                     f"judges.{judge}: got {', '.join(sorted(rewards))}, allowed is exactly "
                     f"{', '.join(sorted(self.rewards))}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _suite_fits(self) -> "RunConfig":
+        if self.suite is not None:
+            parties = ["reward", *self.judges]
+            if self.suite.dial not in self.rewards:
+                raise ValueError(f"suite.dial: got {self.suite.dial!r}, allowed are {', '.join(self.rewards)}")
+            if self.suite.judge not in parties:
+                raise ValueError(f"suite.judge: got {self.suite.judge!r}, allowed are {', '.join(parties)}")
         return self
 
     @model_validator(mode="after")
@@ -472,29 +417,6 @@ class RunConfig(_Block):
         return tuple(MethodName.parse(name) for name in self.methods)
 
 
-def expand_rewards(rewards: Any) -> Any:
-    """Rewards as blocks: a text alone is a classifier's model, `python:MODULE:FUNCTION` a callable."""
-    if not isinstance(rewards, Mapping):
-        return rewards
-    return {name: expand_reward(value) for name, value in rewards.items()}
-
-
-def expand_reward(value: Any) -> Any:
-    """One reward as a block."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith(_PYTHON):
-        return {"kind": "python", "function": value.removeprefix(_PYTHON)}
-    return {"model": value}
-
-
 def expand_engine(engine: Any) -> Any:
     """The engine as a block: a text alone is its kind."""
     return {"kind": engine} if isinstance(engine, str) else engine
-
-
-def _known(kind: plugins.Kind, name: str) -> str:
-    names = plugins.available(kind)
-    if name not in names:
-        raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{did_you_mean(name, names)}")
-    return name

@@ -11,6 +11,7 @@ from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
 from rheostat.metrics import Grid
 from rheostat.records import EvaluationRow, Prompt, by_prompt
 from rheostat.rundir import RunDirectory
+from rheostat.suite_figures import suite_figures
 from rheostat.train import stage_name
 
 SCHEMA = 1
@@ -53,6 +54,8 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods
+    if config.suite is not None:
+        document["suite"] = suite_figures(run, config)
     return document
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rheostat import report_tables
+from rheostat import report_tables, suite_picture, suite_report
 from rheostat.calibration import Calibrator
 from rheostat.canvas import (
     DARK,
@@ -166,6 +166,7 @@ def render(data: ReportData) -> str:
             for title, panels in _overview(data, styles).items()
         },
         by_method={name: _method_panels(data, name, styles[name]) for name in data.methods},
+        suite=_suite(data, styles),
         fronts=[
             _captioned(panel, f"front-{panel.title}", f"Pareto front of {panel.title}")
             for panel in _fronts(data, styles)
@@ -221,6 +222,9 @@ def pictures(data: ReportData) -> dict[str, bytes]:
             prompts=data.prompts["optimization"],
             theme=theme,
         )
+    if "suite" in data.evaluation:
+        sides = suite_picture.panels(data.evaluation["suite"], styles)
+        sheets["suite.png"] = figure([sides], theme=LIGHT, legend=styles)
     if len(data.plane) > 1:
         lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.methods]
         sheets["lattices.png"] = figure([lattices], theme=LIGHT)
@@ -285,6 +289,20 @@ def _on_plane(data: ReportData, name: str, attribute: str) -> Array:
     cells = np.asarray(data.heat_maps[name][attribute], dtype=float)
     means: Array = cells.mean(axis=tuple(range(2, cells.ndim)))
     return means
+
+
+def _suite(data: ReportData, styles: Mapping[str, MethodStyle]) -> dict[str, Any] | None:
+    """The suite's picture, table and explanation; None where the run has none."""
+    if "suite" not in data.evaluation:
+        return None
+    suite = data.evaluation["suite"]
+    picture = figure([suite_picture.panels(suite, styles)], theme=PAGE)
+    label = f"harm rate and over-refusal rate over the {suite['dial']} dial, all methods"
+    return {
+        "picture": Markup(to_svg(picture, name="suite", label=label)),
+        "table": suite_report.table(suite),
+        "explanation": suite_report.explanation(suite),
+    }
 
 
 def _fronts(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:

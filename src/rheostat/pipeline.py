@@ -13,15 +13,19 @@ from rheostat.evaluate import Evaluator
 from rheostat.execution import open_executor
 from rheostat.figures import evaluations_of, figures
 from rheostat.generate import generate
-from rheostat.method_name import TrainingData
+from rheostat.method_name import MethodName, TrainingData
 from rheostat.models import pick_device
+from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import load_config, to_yaml
 from rheostat.report import report
-from rheostat.rundir import RunDirectory
+from rheostat.rundir import RunDirectory, Stage
 from rheostat.score import load_calibrators, score
 from rheostat.storage import write_json
+from rheostat.suite import answer_suite
+from rheostat.suite_prompts import collect_suite
 from rheostat.train import stage_name, train, trained
+from rheostat.workbench import Workbench
 
 StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
 
@@ -98,11 +102,27 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
         for evaluation in evaluations:
             evaluator.reachable(evaluation, progress=progress)
         for name in config.method_names:
-            tuned = None
-            if name.objective is not None:
-                tuned = directory.finished(stage_name(name.objective, name.data(config.train.variant)))
-            evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
+            evaluator.evaluate(name, evaluations, tuned=_tuned(directory, config, name), progress=progress)
+        if config.suite is not None:
+            _suite(directory, config, executor, progress)
     write_json(directory.path / "evaluation.json", figures(directory, config))
+
+
+def _suite(
+    directory: RunDirectory, config: RunConfig, executor: Executor, progress: ProgressDisplay
+) -> None:
+    collect_suite(directory, config)
+    bench = Workbench(config, load_calibrators(directory, config))
+    for name in config.method_names:
+        tuned = _tuned(directory, config, name)
+        answer_suite(directory, config, bench, name, tuned=tuned, executor=executor, progress=progress)
+
+
+def _tuned(directory: RunDirectory, config: RunConfig, name: MethodName) -> Stage | None:
+    """The stage that trained a method's model."""
+    if name.objective is None:
+        return None
+    return directory.finished(stage_name(name.objective, name.data(config.train.variant)))
 
 
 def _outcome(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> RunOutcome:

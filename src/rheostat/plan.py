@@ -19,6 +19,10 @@ from rheostat.models import read_shape
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
 from rheostat.score import judged_stride
+from rheostat.suite import settings
+from rheostat.suite_prompts import KINDS as SUITE_KINDS
+from rheostat.suite_prompts import STAGE as SUITE
+from rheostat.suite_prompts import read_suite
 from rheostat.train import stage_name, task_label, trained
 from rheostat.training_plan import settled
 
@@ -68,6 +72,13 @@ class Plan:
 def prompt_counts(config: RunConfig) -> dict[str, int]:
     """How many prompts each split has. Raises `PromptFileError`, `InputError`."""
     return {name: len(prompts) for name, prompts in read_splits(config.prompts).prompts.items()}
+
+
+def suite_count(config: RunConfig) -> int:
+    """How many prompts the suite has, of both kinds; 0 without one. Raises `PromptFileError`."""
+    if config.suite is None:
+        return 0
+    return sum(len(prompts[: config.suite.limit]) for prompts in read_suite(config).values())
 
 
 def measured_plan(
@@ -124,6 +135,8 @@ class _Scale:
             "distil": self._prompts["train"],
             "evaluate": self._prompts["optimization"],
         }
+        if "suite" in written:
+            sizes["suite"] = self._suite()
         models = len(self._stages)
         checkpoint = written.get("train", 0) / models * _CHECKPOINT_COPIES if models else 0
         return round(sum(size * sizes.get(name, 1.0) for name, size in written.items()) + checkpoint)
@@ -137,10 +150,17 @@ class _Scale:
             small = int(self._found.summaries["generate"]["responses"])
             pool = round(small * self._prompts["train"])
             return math.ceil(pool / judged_stride(pool)) / math.ceil(small / judged_stride(small))
+        if task.label.startswith("suite "):
+            return self._suite()
         for evaluation in EVALUATIONS:
             if task.label.startswith(f"{evaluation} ") and evaluation in self._prompts:
                 return self._prompts[evaluation]
         return self._prompts["train"]
+
+    def _suite(self) -> float:
+        """Prompts of the whole suite over those of the rehearsal."""
+        small = self._found.summaries[SUITE]
+        return suite_count(self._config) / sum(int(small[kind]) for kind in SUITE_KINDS)
 
     def _training(self, stage: str) -> float:
         """Steps of the whole training over those of the rehearsal."""
@@ -157,9 +177,13 @@ class _Scale:
         if task.unit == "steps":
             return float(summaries[self._stages[task.label]]["tokens"])
         evaluation, _, method = task.label.partition(" ")
-        generated = float(summaries.get(f"evaluate/{evaluation}/{method}", {}).get("generated_tokens", 0))
+        stage = f"suite/{method}" if evaluation == "suite" else f"evaluate/{evaluation}/{method}"
+        generated = float(summaries.get(stage, {}).get("generated_tokens", 0))
         is_shared = method == "reranking"  # a prompt's candidates serve all its controls
-        return generated / len(self._config.control_format.grid()) if is_shared else generated
+        cells = len(self._config.control_format.grid())
+        if evaluation == "suite" and self._config.suite is not None:
+            cells = len(settings(self._config.suite, self._config))
+        return generated / cells if is_shared else generated
 
 
 def _larger_flight(config: RunConfig, counts: Mapping[str, int], found: Rehearsed) -> int:
@@ -225,6 +249,12 @@ def _reckoned(
             asked = counts[evaluation] * _candidates(name, config, cells)
             spent = generated(asked, longest) + scored(asked, longest, scorers + 1)
             yield Step(f"{evaluation} {name.name}", f"{counts[evaluation]:,} prompts", asked * longest, spent)
+    if config.suite is not None:
+        prompts, cells = suite_count(config), len(settings(config.suite, config))
+        for name in config.method_names:
+            asked = prompts * _candidates(name, config, cells)
+            spent = generated(asked, longest) + scored(asked, longest, len(config.rewards))
+            yield Step(f"suite {name.name}", f"{prompts:,} prompts", asked * longest, spent)
 
 
 def _reckoned_training(

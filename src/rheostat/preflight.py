@@ -6,7 +6,7 @@ Models and datasets on the Hub, and servers, are not asked for; they are met whe
 from collections.abc import Iterator
 
 from rheostat import endpoint
-from rheostat.config import EngineConfig, PromptsConfig, RunConfig, SourceConfig
+from rheostat.config import EngineConfig, PromptsConfig, RewardConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
 from rheostat.models import check_quantization, locate, pick_device
 from rheostat.plugin_options import identified, parts
@@ -14,6 +14,7 @@ from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
 from rheostat.reward_tree import load_problems, walk
 from rheostat.scoring import OWN, parties
+from rheostat.suite_prompts import suite_sources
 
 
 def check(config: RunConfig) -> None:
@@ -40,6 +41,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
             yield from load_problems(f"{where}.{name}", spec)
+    for where, spec in _suite_rewards(config).items():
+        yield from load_problems(where, spec)
     for where, options in _options(config):
         try:
             identified(options)
@@ -47,7 +50,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"{where}: {error.message}"
         for server in parts(options, endpoint.EndpointOptions):
             yield from (f"{where}: {problem}" for problem in endpoint.problems(server))
-    for where, source in _sources(config.prompts):
+    suite = suite_sources(config.suite) if config.suite is not None else []
+    for where, source in (*_sources(config.prompts), *suite):
         yield from (f"{where}: {problem}" for problem in source_problems(source))
 
 
@@ -59,6 +63,16 @@ def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
             yield from ((path, reward_options(each)) for path, each in walk(f"{where}.{name}", spec))
+    for where, spec in _suite_rewards(config).items():
+        yield from ((path, reward_options(each)) for path, each in walk(where, spec))
+
+
+def _suite_rewards(config: RunConfig) -> dict[str, RewardConfig]:
+    """The rewards that the suite names for itself, by their place in the recipe."""
+    if config.suite is None:
+        return {}
+    own = {"suite.harm": config.suite.harm, "suite.refusals": config.suite.refusals}
+    return {where: spec for where, spec in own.items() if spec is not None}
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:

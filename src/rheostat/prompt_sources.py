@@ -4,11 +4,12 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from rheostat import pocket
 from rheostat.config import SourceConfig, Sources
 from rheostat.errors import PromptFileError
+from rheostat.pocket.corpus import Kind as PocketKind
 from rheostat.pocket.corpus import Split
 from rheostat.prompt_datasets import HUB, check_folder, data_files, read_dataset
 from rheostat.prompt_files import check_file, is_known, read_lines
@@ -64,7 +65,7 @@ def read_source(source: SourceConfig) -> Iterator[Line]:
     if kind == "file":
         yield from read_lines(Path(source.source), source.column)
     elif kind == "pocket":
-        for number, prompt in enumerate(pocket.prompts(_pocket_split(source.source)), start=1):
+        for number, prompt in enumerate(_pocket_prompts(source.source), start=1):
             yield Line(number, (Message("user", prompt.text),))
     else:
         yield from read_dataset(source)
@@ -73,7 +74,7 @@ def read_source(source: SourceConfig) -> Iterator[Line]:
 def _check(source: SourceConfig) -> None:
     kind = kind_of_source(source)
     if kind == "pocket":
-        _pocket_split(source.source)
+        _pocket_prompts(source.source)
     elif kind == "folder":
         check_folder(Path(source.source))
     elif kind == "file":
@@ -112,18 +113,19 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pocket_split(source: str) -> Split:
-    splits: dict[str, Split] = {
-        "train": "train",
-        "optimization": "optimization",
-        "generalization": "generalization",
-    }
-    name = source.removeprefix(POCKET)
-    if name not in splits:
+def _pocket_prompts(source: str) -> list[pocket.PocketPrompt]:
+    """The requests of a split of the pocket world, or of one kind of them: `pocket:generalization/risky`."""
+    splits: tuple[Split, ...] = get_args(Split)
+    kinds: tuple[str, ...] = get_args(PocketKind)
+    name, slash, kind = source.removeprefix(POCKET).partition("/")
+    split = next((each for each in splits if each == name), None)
+    if split is None or (slash and kind not in kinds):
         raise PromptFileError(
-            f"got {source!r}, allowed are {', '.join(POCKET + each for each in splits)}", hint="name one"
+            f"got {source!r}, allowed are {', '.join(POCKET + each for each in splits)}, "
+            f"each with /{', /'.join(kinds)} or without",
+            hint="name one",
         )
-    return splits[name]
+    return [prompt for prompt in pocket.prompts(split) if not slash or prompt.kind == kind]
 
 
 def _in_words(kinds: Sequence[Kind]) -> str:

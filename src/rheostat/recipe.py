@@ -153,6 +153,9 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
     parties = {"rewards": values.get("rewards")}
     if isinstance(judges, Mapping):
         parties |= {f"judges.{name}": rewards for name, rewards in judges.items()}
+    suite = values.get("suite")
+    if isinstance(suite, Mapping):
+        parties["suite"] = {name: suite[name] for name in ("harm", "refusals") if suite.get(name) is not None}
     for where, rewards in parties.items():
         expanded = expand_rewards(rewards)
         for name, block in expanded.items() if isinstance(expanded, Mapping) else ():

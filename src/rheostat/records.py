@@ -191,8 +191,39 @@ class EvaluationRow(_Row):
     scores: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class SuiteRow(_Row):
+    """An answer to a prompt of the suite, whose `kind` is `harmful` or `harmless`.
+
+    `safety` is the score of whoever judges harm (higher is less), `refusal` that of whoever tells refusals: raw,
+    higher meaning more, in units of their own.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {
+        "prompt_id": "string",
+        "kind": "string",
+        "requested": "numbers",
+        "text": "string",
+        "tokens": "int",
+        "finish": "string",
+        "generated_tokens": "int",
+        "safety": "double",
+        "refusal": "double",
+    }
+
+    prompt_id: str
+    kind: str
+    requested: dict[str, float]
+    text: str
+    tokens: int
+    finish: Finish
+    generated_tokens: int
+    safety: float
+    refusal: float
+
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, EvaluationRow)
+RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, EvaluationRow, SuiteRow)
 
 
 def schema(row_type: type[Record]) -> "pa.Schema":

@@ -90,7 +90,10 @@ def miniature(config: RunConfig, size: Miniature) -> RunConfig:
         }
     )
     train = config.train.model_copy(update={"steps": least(config.train.steps, size.steps)})
-    return config.model_copy(update={"prompts": prompts, "train": train})
+    suite = config.suite
+    if suite is not None:
+        suite = suite.model_copy(update={"limit": least(suite.limit, size.evaluation_prompts)})
+    return config.model_copy(update={"prompts": prompts, "train": train, "suite": suite})
 
 
 class _StopWatch:

@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from rheostat import suite_report
 from rheostat.metrics import Interval
 from rheostat.records import Control
 from rheostat.report_tables import METRICS, interval_of, number
@@ -22,6 +23,12 @@ CAPTION = (
 )
 """What the figures of the evaluation's tables are."""
 
+SUITE_CAPTION = (
+    "±: half the 95 % interval. harmful answers: of those to harmful prompts. over-refusals: refused answers to "
+    "harmless prompts."
+)
+"""What the figures of the suite's table are."""
+
 
 def evaluation_tables(evaluation: Mapping[str, Any]) -> Sequence[Table]:
     """The figures of evaluation.json: a table an evaluation and scorer, a row a method and dial.
@@ -32,6 +39,8 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> Sequence[Table]:
     tables = list(_tables(evaluation))
     if tables:
         tables[-1].caption, tables[-1].caption_justify = CAPTION, "left"
+    if "suite" in evaluation:
+        tables.append(_suite_table(evaluation["suite"]))
     return tables
 
 
@@ -106,6 +115,37 @@ def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> T
                 "" if row else number(fluency.value if fluency else None),
             )
     return table
+
+
+def _suite_table(suite: Mapping[str, Any]) -> Table:
+    """Both rates of the suite: a row a method and rate, a column a level of the dial."""
+    methods: Mapping[str, Sequence[Mapping[str, Any]]] = suite["methods"]
+    prompts = suite["prompts"]
+    table = Table(
+        title=f"Suite: {prompts['harmful']} harmful and {prompts['harmless']} harmless prompts, % of answers",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("method", overflow="fold")
+    table.add_column("rate", overflow="fold")
+    for point in next(iter(methods.values())):
+        table.add_column(f"{suite['dial']} {point['level']:g}", justify="right", no_wrap=True)
+    for place, (method, points) in enumerate(methods.items()):
+        if place:
+            table.add_section()
+        for row, (rate, words) in enumerate(suite_report.RATES):
+            cells = [_percent(point[rate]) for point in points]
+            table.add_row("" if row else method, words, *cells)
+    table.caption, table.caption_justify = SUITE_CAPTION, "left"
+    return table
+
+
+def _percent(figure: Mapping[str, float]) -> Text:
+    half = suite_report.percent_text((figure["high"] - figure["low"]) / 2)
+    return Text(suite_report.percent_text(figure["value"])).append(f" ±{half}", style="dim")
 
 
 def _best(methods: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], str]:
