@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 
 import rheostat
 from rheostat import cli, pocket, preflight
-from rheostat.chat import encode_response, prompt_text
+from rheostat.chat import encode_response, plain_chat_template, prompt_text
 from rheostat.control import BRACKETS, CLOSERS, ControlFormat
 from rheostat.engines.openai import OpenAIEngine, OpenAIOptions, build
 from rheostat.errors import ConfigError, EndpointError
@@ -255,6 +256,12 @@ def test_the_client_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(EndpointError, match=r"the package openai is not installed .pip install 'rheostat\[openai\]'"):
         engine("http://127.0.0.1:9/v1").generate([request("hi")], SAMPLING, seed=0)
+
+
+def test_a_model_without_a_chat_template_has_the_plain_one_here_too(tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(pocket.weights("chat"), folder, ignore=shutil.ignore_patterns("*.jinja"))
+    assert load_tokenizer(str(folder)).chat_template == plain_chat_template()
 
 
 def test_an_engine_travels() -> None:

@@ -362,8 +362,14 @@ def without_deprecations() -> Iterator[None]:
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """A model's tokenizer without its weights, pad token set. `ModelError` where it cannot be loaded."""
+    """A model's tokenizer without its weights, pad token set, with a chat template as `load_policy` gives it one.
+
+    Raises `ModelError` where it cannot be loaded.
+    """
     tokenizer: PreTrainedTokenizerBase = _load_tokenizer(model)
+    if not tokenizer.chat_template:
+        _warn_of_plain_template(model)
+        tokenizer.chat_template = plain_chat_template()
     return tokenizer
 
 
