@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rheostat import metrics
+from rheostat import dial_figures, metrics
 from rheostat.config import RunConfig
 from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
 from rheostat.metrics import Grid
@@ -53,6 +53,8 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods
+    document["calibrated"] = dial_figures.calibrated(run, config, evaluations_of(run))
+    document["forgery"] = dial_figures.forgeries(run, config)
     return document
 
 

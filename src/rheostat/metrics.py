@@ -276,6 +276,12 @@ def reachable_error(candidates: ArrayLike, levels: Sequence[Sequence[float]]) ->
     return total / len(cells)
 
 
+def mean_interval(per_prompt: ArrayLike, *, resamples: int, seed: int) -> Interval:
+    """The mean of one number a prompt, `(prompts,)`, with its interval; the draws are those of `evaluate`."""
+    values = np.asarray(per_prompt, dtype=np.float64)
+    return _mean_interval(values, _draws(values.size, resamples, seed))
+
+
 def _draws(prompts: int, resamples: int, seed: int) -> Array:
     """How often each prompt is drawn, `(1 + resamples, prompts)`; the first row is the sample itself."""
     if resamples < 1:

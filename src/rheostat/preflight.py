@@ -40,6 +40,6 @@ def _problems(config: RunConfig) -> Iterator[str]:
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:
-    for split in ("train", "optimization", "generalization"):
+    for split in ("train", "optimization", "generalization", "calibration"):
         for source in listed(getattr(prompts, split)):
             yield f"prompts.{split}", source
