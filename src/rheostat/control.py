@@ -10,8 +10,9 @@ Pure: no disk, no device, no global state.
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
@@ -42,6 +43,8 @@ class ControlFormat:
 
     attributes: tuple[Attribute, ...]
     levels: Levels = LEVELS
+    thresholds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of a calibrated dial the values from which on its next level is meant; else that is half-way between them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -57,9 +60,20 @@ class ControlFormat:
         """The levels of a dial, ascending."""
         return levels_of(self.levels, name)
 
+    def thresholds_of(self, name: str) -> tuple[float, ...]:
+        """The values from which on a dial's next level is meant, ascending, one less than its levels."""
+        levels = self.levels_of(name)
+        middles = ((low + high) / 2 for low, high in zip(levels, levels[1:], strict=False))
+        return tuple(self.thresholds.get(name, middles))
+
     def quantise(self, name: str, value: float) -> float:
-        """A dial's level nearest to `value`; of two equally near, the upper. Raises `DialError` outside [0, 1]."""
-        return nearest_level(check_dial(name, value), self.levels_of(name))
+        """The level that `value` means on a dial: the nearest one, of two equally near the upper, or by its
+        thresholds. Raises `DialError` outside [0, 1].
+        """
+        wanted = check_dial(name, value)
+        if name in self.thresholds:
+            return self.levels_of(name)[bisect_right(self.thresholds[name], wanted)]
+        return nearest_level(wanted, self.levels_of(name))
 
     def holds(self, name: str, score: float) -> bool:
         """Whether a calibrated score lies within a dial's range.

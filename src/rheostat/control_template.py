@@ -23,7 +23,10 @@ def dialled_template(template: str, control_format: ControlFormat) -> str:
         *_neutralise(control_format),
     ]
     for attribute in control_format.attributes:
-        pieces += _dial(attribute.name, attribute.word, control_format.levels_of(attribute.name))
+        levels, thresholds = (
+            each(attribute.name) for each in (control_format.levels_of, control_format.thresholds_of)
+        )
+        pieces += _dial(attribute.name, attribute.word, levels, thresholds)
     return "".join(pieces) + "{% if add_generation_prompt %}{{ rheostat.control }}{% endif %}"
 
 
@@ -70,7 +73,9 @@ def readings(letters: str) -> dict[str, str]:
     return found
 
 
-def _dial(name: str, word: str, levels: tuple[float, ...]) -> list[str]:
+def _dial(
+    name: str, word: str, levels: tuple[float, ...], thresholds: tuple[float, ...]
+) -> list[str]:
     texts = [level_text(level) for level in levels]
     pieces = [
         f"{{% set dial = {levels[-1]} if {name} is not defined or {name} is none else {name} %}}",
@@ -78,6 +83,6 @@ def _dial(name: str, word: str, levels: tuple[float, ...]) -> list[str]:
         f"{{{{ raise_exception('{name}: got ' ~ dial ~ ', allowed is a number from 0 to 1') }}}}{{% endif %}}",
     ]
     choice = f"'{texts[0]}'"
-    for lower, upper, text in zip(levels, levels[1:], texts[1:], strict=False):
-        choice = f"('{text}' if dial >= {(lower + upper) / 2} else {choice})"
+    for threshold, text in zip(thresholds, texts[1:], strict=True):
+        choice = f"('{text}' if dial >= {threshold} else {choice})"
     return [*pieces, f"{{% set rheostat.control = rheostat.control ~ '[{word}=' ~ {choice} ~ ']' %}}"]

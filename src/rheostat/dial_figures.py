@@ -11,7 +11,7 @@ from rheostat.dial_map import DialMap
 from rheostat.errors import StageMissing
 from rheostat.evaluate import scorers_of
 from rheostat.method_name import MethodName
-from rheostat.metrics import Grid, LevelPoint
+from rheostat.metrics import Grid
 from rheostat.prompts import CALIBRATION
 from rheostat.records import AnyRecord, EvaluationRow, ForgeryRow, by_prompt
 from rheostat.rundir import RunDirectory
@@ -41,20 +41,6 @@ def calibrated(run: RunDirectory, config: RunConfig, evaluations: Sequence[str])
             "dials": {dial: _dial(grids, dial, maps, config) for dial in maps},
         }
     return found
-
-
-def calibrated_curves(
-    run: RunDirectory, config: RunConfig, method: str, maps: Mapping[str, DialMap]
-) -> dict[str, dict[str, list[LevelPoint]]]:
-    """By dial the mean achieved score at each of `WANTED`, `uncalibrated` and `calibrated`: optimization evaluation."""
-    grid = _grid(_rows(run, f"evaluate/optimization/{method}", EvaluationRow), OWN, config)
-    return {
-        dial: {
-            label: _curve(grid, dial, each, config)
-            for label, each in (("uncalibrated", _nominal(maps)), ("calibrated", maps))
-        }
-        for dial in maps
-    }
 
 
 def forgeries(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
@@ -96,7 +82,7 @@ def forgery_figures(rows: Sequence[ForgeryRow], config: RunConfig) -> dict[str, 
             np.stack([arms["twin", style] for style in styles]),
             np.stack([arms[treatment, style] for style in styles]),
             direction,
-            levels=config.levels,
+            levels=[config.control_format.levels_of(name) for name in names],
             resamples=config.evaluate.bootstrap,
             seed=config.seed,
         ).to_json()
@@ -128,17 +114,24 @@ def _rows(run: RunDirectory, stage: str, row_type: type[AnyRecord]) -> list[AnyR
 
 
 def _grid(rows: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> Grid:
-    return Grid.from_rows(rows, attributes=config.control_format.names, levels=config.levels, scorer=scorer)
+    form = config.control_format
+    return Grid.from_rows(rows, attributes=form.names, levels=form.levels, scorer=scorer)
 
 
 def _nominal(maps: Mapping[str, DialMap]) -> dict[str, DialMap]:
     return {name: DialMap.nominal(each.levels) for name, each in maps.items()}
 
 
-def _curve(grid: Grid, dial: str, maps: Mapping[str, DialMap], config: RunConfig) -> list[LevelPoint]:
-    columns = dial_map.curve(grid, dial, maps, WANTED).T
+def _curve(grid: Grid, dial: str, maps: Mapping[str, DialMap], config: RunConfig) -> list[dict[str, Any]]:
+    """Mean achieved score at each of `WANTED`, before and after."""
+    before, after = (dial_map.curve(grid, dial, each, WANTED).T for each in (_nominal(maps), maps))
     return [
-        LevelPoint(wanted, _interval(column, config)) for wanted, column in zip(WANTED, columns, strict=True)
+        {
+            "wanted": wanted,
+            "before": _interval(before[at], config)._asdict(),
+            "after": _interval(after[at], config)._asdict(),
+        }
+        for at, wanted in enumerate(WANTED)
     ]
 
 
@@ -159,6 +152,7 @@ def _dial(
             end: _interval(values, config)._asdict()
             for end, values in zip(("low", "high"), ends, strict=True)
         },
+        "curve": _curve(own, dial, maps, config),
         "evaluations": {
             evaluation: {scorer: _before_and_after(grid, dial, maps, config) for scorer, grid in each.items()}
             for evaluation, each in grids.items()
@@ -171,7 +165,9 @@ def _before_and_after(
 ) -> dict[str, Any]:
     before, after = _nominal(maps), maps
     found: dict[str, Any] = {}
-    for key, wanted in (("levels", maps[dial].levels), ("fine", WANTED)):
+    levels = maps[dial].levels
+    fine = [wanted for wanted in WANTED if levels[0] <= wanted <= levels[-1]]
+    for key, wanted in (("levels", levels), ("fine", fine)):
         missed, missed_still = (dial_map.errors(grid, dial, each, wanted) for each in (before, after))
         found[key] = {
             "before": _interval(missed, config)._asdict(),

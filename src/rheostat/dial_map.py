@@ -48,7 +48,8 @@ class DialMap:
         if not np.isfinite(scores).all():
             raise ValueError("got NaN or infinite achieved scores, allowed are finite numbers")
         means = scores.mean(axis=1)
-        fitted = np.maximum.accumulate(isotonic_regression(means).x)  # rounding may break a tie downwards
+        # To four decimals, as levels have: what differs by less is a tie.
+        fitted = np.round(isotonic_regression(means).x, 4)
         return cls(tuple(map(float, levels)), tuple(means.tolist()), tuple(fitted.tolist()))
 
     @classmethod
@@ -86,7 +87,7 @@ class DialMap:
                 above = next((middles[at] for at in range(place, len(middles)) if not is_tie[at]), 1.0)
                 nominal = (self.levels[place] + self.levels[place + 1]) / 2
                 found[place] = min(max(nominal, below), above)
-        return tuple(found)
+        return tuple(round(each, 6) for each in found)
 
     def request(self, wanted: float) -> float:
         """The level to request for a wanted value: the one that comes nearest to it, of two equally near the upper."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rheostat import plugins
 from rheostat.control import ControlFormat, Levels
+from rheostat.dial_map import DialMap
 from rheostat.errors import InputError, ModelError
 from rheostat.models import load_policy, resolve
 from rheostat.plugins import Engine, GenerationRequest, Sampling
@@ -163,6 +164,11 @@ def _turn(value: Any) -> Message:
     return Message(role, content)
 
 
+def _thresholds(maps: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Where the calibrated dials of a card switch levels."""
+    return {name: DialMap.from_json(each).thresholds for name, each in maps.items()}
+
+
 def _levels(written: Any, attributes: Sequence[Attribute]) -> Levels:
     """Levels off a card: a list a dial, or of every dial (schema 1)."""
     if isinstance(written, list):
@@ -174,7 +180,9 @@ def _exported(folder: Path, device: str) -> DialledModel:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         attributes = tuple(plugins.attribute(name) for name in card["attributes"])
-        control_format = ControlFormat(attributes, _levels(card["levels"], attributes))
+        control_format = ControlFormat(
+            attributes, _levels(card["levels"], attributes), _thresholds(card.get("dial_maps", {}))
+        )
         template = card["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(

@@ -1,12 +1,14 @@
 """Export: an ordinary Hugging Face directory whose chat template takes the dials. A run in, a model out."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rheostat.config import Dtype, RunConfig
 from rheostat.control_template import dialled_template
 from rheostat.dialled import CARD, tuned_model
-from rheostat.errors import StorageError
+from rheostat.errors import StageMissing, StorageError
 from rheostat.figures import evaluations_of, figures
 from rheostat.models import load_policy, quiet
 from rheostat.recipe import load_config
@@ -17,18 +19,26 @@ from rheostat.storage import require_object, storage_errors, write_json, write_t
 SCHEMA = 2
 
 
-def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | None = None) -> Path:
+def export(
+    run: Path,
+    to: Path,
+    *,
+    method: str | None = None,
+    dtype: Dtype | None = None,
+    calibrated: bool = False,
+) -> Path:
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
     Weights (in `dtype`, or the recipe's), tokenizer, the chat template with dials, `rheostat.json` (levels,
-    calibration, versions) and a model card with the measured control. Raises `StageMissing`, `ModelError`,
-    `StorageError`.
+    calibration, versions) and a model card with the measured control. With `calibrated` its dials go by the maps that
+    the evaluation fitted. Raises `StageMissing`, `ModelError`, `StorageError`.
     """
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
-        measured = figures(directory, config)["evaluations"] if evaluations_of(directory) else {}
+        measured = figures(directory, config) if evaluations_of(directory) else {}
         calibration = require_object(directory.finished("score").path / "calibration.json")
+    maps = _dial_maps(measured, name) if calibrated else {}
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
     policy = load_policy(str(model.resolve()), dtype=dtype or config.dtype, device="cpu")
@@ -38,7 +48,9 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
         policy.tokenizer.save_pretrained(to)
     template = policy.tokenizer.chat_template
     assert isinstance(template, str), type(template)
-    control_format = config.control_format
+    control_format = replace(
+        config.control_format, thresholds={dial: each["thresholds"] for dial, each in maps.items()}
+    )
     write_text(to / "chat_template.jinja", dialled_template(template, control_format))
     write_json(
         to / CARD,
@@ -48,14 +60,26 @@ def export(run: Path, to: Path, *, method: str | None = None, dtype: Dtype | Non
             "words": {each.name: each.word for each in control_format.attributes},
             "levels": {name: list(control_format.levels_of(name)) for name in control_format.names},
             "calibration": calibration[OWN],
+            "dial_maps": maps,
             "chat_template": template,
             "base": config.model,
             "method": name,
             **environment(),
         },
     )
-    write_text(to / "README.md", model_card(config, name, measured))
+    write_text(to / "README.md", model_card(config, name, measured.get("evaluations", {})))
     return to
+
+
+def _dial_maps(measured: Mapping[str, Any], name: str) -> dict[str, dict[str, list[float]]]:
+    """The map of each dial of a method, off the figures; raises `StageMissing` where none was fitted."""
+    found = measured.get("calibrated", {}).get(name)
+    if found is None:
+        raise StageMissing(
+            f"the dials of {name} have not been calibrated in this run",
+            hint="run `rheostat evaluate` on it with prompts.calibration_limit above 0 and prompts left for it",
+        )
+    return {dial: each["map"] for dial, each in found["dials"].items()}
 
 
 def model_card(config: RunConfig, name: str, measured: dict[str, Any]) -> str:

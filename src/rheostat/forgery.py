@@ -77,7 +77,7 @@ def forge(
             "shard_prompts": options.shard_prompts,
             "styles": list(forging.STYLES),
             "controls": CONTROLS,
-            "levels": list(config.levels),
+            "levels": config.control_format.levels,
             "dtype": config.dtype,
             "batch_tokens": config.batch_tokens,
             "seed": config.seed,

@@ -71,19 +71,20 @@ def innocent(word: str) -> str:
 def corners(control_format: ControlFormat, limit: int) -> list[dict[str, float]]:
     """The first `limit` corners of the attribute cube, each beside its opposite: all dials up, all down, and so on."""
     names = control_format.names
-    low, high = min(control_format.levels), max(control_format.levels)
-    found = []
+    found: list[dict[str, float]] = []
     for number in range(2 ** (len(names) - 1)):
-        up = [not number >> place & 1 for place in range(len(names))]
-        found.append({name: high if is_up else low for name, is_up in zip(names, up, strict=True)})
-        found.append({name: low if is_up else high for name, is_up in zip(names, up, strict=True)})
+        up = {name: not number >> place & 1 for place, name in enumerate(names)}
+        found.append({name: control_format.levels_of(name)[-1 if up[name] else 0] for name in names})
+        found.append(opposite(found[-1], control_format))
     return found[:limit]
 
 
 def opposite(control: Control, control_format: ControlFormat) -> dict[str, float]:
     """The corner that a forger of a corner asks for: every dial at its other end."""
-    low, high = min(control_format.levels), max(control_format.levels)
-    return {name: low if level == high else high for name, level in control.items()}
+    ends = {name: control_format.levels_of(name) for name in control}
+    return {
+        name: ends[name][0] if level == ends[name][-1] else ends[name][-1] for name, level in control.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def effect(
     forgeries: Array,
     direction: Array,
     *,
-    levels: Sequence[float],
+    levels: Sequence[Sequence[float]],
     resamples: int,
     seed: int,
 ) -> Effect:
@@ -122,17 +123,22 @@ def effect(
 
     `plain` `(prompts, controls, attributes)`; `twins` and `forgeries` `(styles, prompts, controls, attributes)`, of
     several styles to be pooled or of one; `direction` `(controls, attributes)`: 1 where the forged level lies above the
-    requested one, −1 where below. Intervals are over prompts.
+    requested one, −1 where below; `levels` are each attribute's. Intervals are over prompts.
     """
     assert twins.shape == forgeries.shape and plain.shape == forgeries.shape[1:], forgeries.shape
-    nearest = np.array(levels)[np.abs(plain[..., None] - levels).argmin(axis=-1)]
+
+    def nearest(scores: Array) -> Array:
+        columns = [
+            np.abs(scores[..., index, None] - np.array(own)).argmin(axis=-1)
+            for index, own in enumerate(levels)
+        ]
+        return np.stack(columns, axis=-1)
 
     def moved(scores: Array) -> Array:
         return np.asarray(((scores - plain) * direction).mean(axis=(0, 2, 3)))
 
     def changed(scores: Array) -> Array:
-        reached = np.array(levels)[np.abs(scores[..., None] - levels).argmin(axis=-1)]
-        return np.asarray((reached != nearest).any(axis=-1).mean(axis=(0, 2)))
+        return np.asarray((nearest(scores) != nearest(plain)).any(axis=-1).mean(axis=(0, 2)))
 
     def interval(per_prompt: Array) -> Interval:
         return mean_interval(per_prompt, resamples=resamples, seed=seed)

@@ -118,6 +118,12 @@ def export(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option("--dtype", help="The weights' type. [default: the recipe's]"),
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Let a dial's number be the level achieved, as far as the model reaches."
+        ),
+    ] = False,
 ) -> None:
     """Write a tuned model as a directory to serve.
 
@@ -125,7 +131,7 @@ def export(
     """
     from rheostat.export import export as write
 
-    write(run, to, method=method, dtype=dtype)
+    write(run, to, method=method, dtype=dtype, calibrated=calibrated)
     typer.echo(str(to))
 
 
