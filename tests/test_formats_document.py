@@ -10,11 +10,19 @@ import pytest
 
 from rheostat import calibration, metrics, records
 from rheostat.grid import Grid
-from rheostat.records import EvaluationRow, Example, Prompt, Record, Response, ScoredResponse
+from rheostat.records import (
+    EvaluationRow,
+    Example,
+    ForgeryRow,
+    Prompt,
+    Record,
+    Response,
+    ScoredResponse,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
-ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow]
+ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow, ForgeryRow]
 
 
 def table_under(heading: str) -> dict[str, str]:

@@ -12,10 +12,10 @@ from rheostat import plugins
 from rheostat.errors import PluginNotFound
 
 SOURCE = Path(rheostat.__file__).parent
-STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export"}
+STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "forgery", "report", "export"}
 PURE = {
     "control", "control_template", "calibration", "metrics", "grid", "counterfactual", "training_plan",
-    "near_duplicates",
+    "dial_map", "dial_tables", "forging", "near_duplicates",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

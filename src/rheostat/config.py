@@ -246,6 +246,11 @@ class TrainConfig(_Block):
         0.05,
         description="share of examples whose user text also holds a forged control, which is to be ignored",
     )
+    forged_styles: Literal["exact", "all"] = Field(
+        "exact",
+        description="`all`: in every way that users may type one, innocent text of the same form among them, "
+        "so that no text there throws the answer off (docs/metrics.md)",
+    )
     save_steps: Count = Field(50, description="steps between checkpoints: what a killed run loses at most")
     lora: LoraConfig | None = Field(None, description="absent: full fine-tuning")
     counterfactual: CounterfactualConfig = CounterfactualConfig()

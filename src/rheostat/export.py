@@ -7,6 +7,7 @@ from typing import Any
 
 from rheostat.config import Dtype, RunConfig
 from rheostat.control_template import dialled_template
+from rheostat.dial_tables import card_lines
 from rheostat.dialled import CARD, tuned_model
 from rheostat.errors import StageMissing, StorageError
 from rheostat.figures import evaluations_of, figures
@@ -67,7 +68,8 @@ def export(
             **environment(),
         },
     )
-    write_text(to / "README.md", model_card(config, name, measured.get("evaluations", {})))
+    card = model_card(config, name, measured.get("evaluations", {}))
+    write_text(to / "README.md", card + "".join(f"{line}\n" for line in card_lines(measured, name)))
     return to
 
 

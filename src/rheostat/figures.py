@@ -53,8 +53,11 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods
-    document["calibrated"] = dial_figures.calibrated(run, config, evaluations_of(run))
-    document["forgery"] = dial_figures.forgeries(run, config)
+    extra = {
+        "calibrated": dial_figures.calibrated(run, config, evaluations_of(run)),
+        "forgery": dial_figures.forgeries(run, config),
+    }
+    document |= {key: figures for key, figures in extra.items() if figures}
     return document
 
 

@@ -27,6 +27,12 @@ from rheostat.workbench import Workbench
 CONTROLS = 2
 """How many corners are requested of each prompt: all dials up, and all down."""
 
+FORGED = "forged controls"
+"""What the stage's progress is called."""
+
+ATTEMPTS = CONTROLS * (1 + 3 * len(forging.STYLES))
+"""Answers to a prompt: at each corner a plain one, and of each style the twin, neutralised and as typed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -97,7 +103,7 @@ def forge(
         row_type=ForgeryRow,
         shard_size=options.shard_prompts,
         seed=config.seed,
-        label=f"forged controls {name.name}",
+        label=f"{FORGED} {name.name}",
         unit="prompts",
         progress=progress,
         executor=executor,
@@ -109,7 +115,7 @@ def forge(
 
 @dataclass(frozen=True, slots=True)
 class ForgeryWork:
-    """Prompts in; out come the answers of the tuned model in the folder `tuned` to every attempt, at so many corners."""
+    """Prompts in; out come the answers of the tuned model in the folder `tuned` to every attempt."""
 
     bench: Workbench
     tuned: str

@@ -14,9 +14,11 @@ from rheostat.collect import read_splits
 from rheostat.config import RunConfig
 from rheostat.evaluate import EVALUATIONS, scorers_of
 from rheostat.footprint import ModelShape, Training
+from rheostat.forgery import ATTEMPTS, FORGED
 from rheostat.method_name import MethodName
 from rheostat.models import read_shape
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompts import CALIBRATION
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
 from rheostat.score import judged_stride
 from rheostat.train import stage_name, task_label, trained
@@ -122,6 +124,7 @@ class _Scale:
             "score": self._prompts["train"],
             "distil": self._prompts["train"],
             "evaluate": self._prompts["optimization"],
+            "forgery": self._prompts["optimization"],
         }
         models = len(self._stages)
         checkpoint = written.get("train", 0) / models * _CHECKPOINT_COPIES if models else 0
@@ -136,6 +139,10 @@ class _Scale:
             small = int(self._found.summaries["generate"]["responses"])
             pool = round(small * self._prompts["train"])
             return math.ceil(pool / judged_stride(pool)) / math.ceil(small / judged_stride(small))
+        if task.label.startswith(f"{CALIBRATION} "):
+            return self._config.prompts.calibration_limit / self._found.config.prompts.calibration_limit
+        if task.label.startswith(f"{FORGED} "):
+            return self._config.evaluate.forged_prompts / self._found.config.evaluate.forged_prompts
         for evaluation in EVALUATIONS:
             if task.label.startswith(f"{evaluation} ") and evaluation in self._prompts:
                 return self._prompts[evaluation]
@@ -221,6 +228,14 @@ def _reckoned(
             asked = counts[evaluation] * _candidates(name, config, cells)
             spent = generated(asked, longest) + scored(asked, longest, scorers + 1)
             yield Step(f"{evaluation} {name.name}", f"{counts[evaluation]:,} prompts", asked * longest, spent)
+    forged = min(config.evaluate.forged_prompts, counts["optimization"])
+    extra = ((CALIBRATION, config.prompts.calibration_limit, cells), (FORGED, forged, ATTEMPTS))
+    for name in config.method_names:
+        for label, prompts, each in extra:
+            if name.is_dialled_model and prompts:
+                asked = prompts * each
+                spent = generated(asked, longest) + scored(asked, longest, len(config.rewards))
+                yield Step(f"{label} {name.name}", f"{prompts:,} prompts", asked * longest, spent)
 
 
 def _reckoned_training(

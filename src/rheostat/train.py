@@ -56,7 +56,9 @@ def train(
     distilled = run.finished(f"distil/{data}")
     module: Objective = plugins.load("objectives", objective)
     options = config.train
-    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual"})
+    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual", "forged_styles"})
+    if options.forged_styles != "exact":
+        plain["forged_styles"] = options.forged_styles
     stage = run.stage(
         stage_name(objective, data),
         inputs={
@@ -131,7 +133,11 @@ def fine_tune(
     module: Objective = plugins.load("objectives", objective)
     control_format = config.control_format
     forged = with_forged_controls(
-        examples, control_format=control_format, share=options.forged_share, seed=config.seed
+        examples,
+        control_format=control_format,
+        share=options.forged_share,
+        styles=options.forged_styles,
+        seed=config.seed,
     )
     batches = ExampleBatches(policy, forged, control_format, config, objective=module)
     model = policy.model
