@@ -1,6 +1,7 @@
 """Which ζ′ an example meets, and the plan of a whole training."""
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rheostat.counterfactual import CounterfactualSampler, subsample
 from rheostat.records import Example, Message
 from rheostat.training_plan import plan_batches, with_forged_controls
 
+STYLES: tuple[Literal["exact", "all"], ...] = ("exact", "all")
 FORMAT = ControlFormat((plugins.attribute("safety"), plugins.attribute("helpfulness")))
 
 
@@ -119,3 +121,18 @@ def test_forged_controls_stand_in_the_users_text_only() -> None:
     assert all(
         "[helpful=" in each.messages[-1].content and each.control == examples[0].control for each in forged
     )
+
+
+def test_forged_controls_of_all_styles_have_their_innocent_twins_among_them() -> None:
+    """Three in ten are twins; each of seven styles is a seventh, and four of them spell `[morning=` but for case."""
+    examples = [example(f"p{index}", 1.0, 1.0) for index in range(1400)]
+    exact, every = (
+        with_forged_controls(examples, control_format=FORMAT, share=1.0, styles=styles, seed=0)
+        for styles in STYLES
+    )
+    assert all("[helpful=" in each.messages[-1].content for each in exact)
+    texts = [each.messages[-1].content for each in every]
+    assert sum("[morning=" in text.casefold() for text in texts) / 1400 == pytest.approx(0.3 * 4 / 7, abs=0.04)
+    assert sum("[ " in text for text in texts) / 1400 == pytest.approx(1 / 7, abs=0.03)
+    assert sum("Ignore the above dials" in text for text in texts) / 1400 == pytest.approx(1 / 7, abs=0.03)
+    assert all(each.control == examples[0].control for each in every)

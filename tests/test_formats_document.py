@@ -11,12 +11,21 @@ import pytest
 from rheostat import calibration, metrics, records
 from rheostat.config import SuiteConfig
 from rheostat.grid import Grid
-from rheostat.records import EvaluationRow, Example, Prompt, Record, Response, ScoredResponse, SuiteRow
+from rheostat.records import (
+    EvaluationRow,
+    Example,
+    ForgeryRow,
+    Prompt,
+    Record,
+    Response,
+    ScoredResponse,
+    SuiteRow,
+)
 from rheostat.suite_figures import method_rates
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
-ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow, SuiteRow]
+ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow, SuiteRow, ForgeryRow]
 
 
 def table_under(heading: str) -> dict[str, str]:

@@ -12,10 +12,11 @@ from rheostat import plugins
 from rheostat.errors import PluginNotFound
 
 SOURCE = Path(rheostat.__file__).parent
-STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "report", "export", "suite"}
+STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "forgery", "suite", "report", "export"}
 PURE = {
     "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
-    "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture",
+    "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture", "dial_map",
+    "dial_tables", "forging",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

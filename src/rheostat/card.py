@@ -40,6 +40,7 @@ def card_values(
         "levels": {name: list(control_format.levels_of(name)) for name in names},
         "defaults": {name: control_format.default_of(name) for name in names},
         "floors": dict(floors),
+        "thresholds": {name: list(each) for name, each in control_format.thresholds.items()},
         "trained_levels": {name: list(trained.levels_of(name)) for name in names},
         "chat_template": chat_template,
     }
@@ -51,7 +52,9 @@ def read_card(folder: Path) -> Card:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         attributes = tuple(plugins.attribute(name) for name in card["attributes"])
         defaults = {name: float(level) for name, level in card.get("defaults", {}).items()}
-        return Card(ControlFormat(attributes, _levels(card["levels"], attributes), defaults), card["chat_template"])
+        thresholds = {name: tuple(each) for name, each in card.get("thresholds", {}).items()}
+        control_format = ControlFormat(attributes, _levels(card["levels"], attributes), defaults, thresholds)
+        return Card(control_format, card["chat_template"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, PluginNotFound) as error:
         raise ModelError(
             f"{folder}: its {CARD} cannot be read: {error}",

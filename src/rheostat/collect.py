@@ -1,7 +1,7 @@
 """Collect: read the prompts of every split, leave out those that do not fit, write them into the run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from rheostat.errors import InputError, PromptTooLong
 from rheostat.models import Policy, identity, recipe_policy
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompt_sources import digest, kind_of_source, listed
-from rheostat.prompts import PromptSet, distinct, read_prompts, split_held_out
+from rheostat.prompts import CALIBRATION, PromptSet, distinct, read_prompts, split_held_out
 from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory, Stage
 
@@ -62,6 +62,64 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         _logger.warning("prompts too long for the model's context, left out: %s", too_long)
     stage.finish({**summary, "too_long": too_long})
     return stage
+
+
+def collect_calibration(run: RunDirectory, config: RunConfig) -> Stage:
+    """Write the split `calibration`: prompts on which the dials are calibrated, neither of training nor of a test.
+
+    Those of `prompts.calibration`; else the held-out prompts that the limit of the evaluation leaves, then the training
+    prompts that theirs leaves. A stage of its own, so that nothing that is generated or trained depends on it. Raises
+    `PromptFileError`.
+    """
+    options = config.prompts
+    collected = run.finished("prompts")
+    stage = run.stage(
+        CALIBRATION,
+        inputs={
+            "prompts": collected.fingerprint,
+            "calibration": options.model_dump(include={"calibration", "calibration_limit"}),
+            "files": {source.source: digest(source) for source in listed(options.calibration)},
+        },
+    )
+    if stage.done:
+        return stage
+    used = {
+        prompt.id
+        for split in ("train", "optimization", "generalization")
+        for prompt in collected.read(Prompt, prefix=split)
+    }
+    policy = recipe_policy(config)
+    chosen: list[Prompt] = []
+    for prompt in _candidates(options):
+        if len(chosen) >= options.calibration_limit:
+            break
+        if prompt.id not in used and fits(prompt, policy, config):
+            used.add(prompt.id)
+            chosen.append(replace(prompt, split=CALIBRATION))
+    if options.calibration_limit and not chosen:
+        _logger.warning(
+            "no prompt is left to calibrate the dials with: give prompts.calibration, or use fewer prompts "
+            "(prompts.evaluation_limit, prompts.train_limit)"
+        )
+    stage.write(chosen, Prompt, prefix=CALIBRATION)
+    stage.finish({"prompts": len(chosen)})
+    return stage
+
+
+def _candidates(options: PromptsConfig) -> Iterator[Prompt]:
+    def read(sources: Sources) -> tuple[Prompt, ...]:
+        return read_prompts(sources, split=CALIBRATION, strict=options.strict, mix=options.mix).prompts
+
+    if options.calibration is not None:
+        yield from read(options.calibration)
+        return
+    if options.optimization is not None:
+        yield from read(options.optimization)
+        yield from read(options.train)
+        return
+    halves = split_held_out(read(options.train), options.held_out)
+    yield from halves.held_out
+    yield from halves.train
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +217,7 @@ def _inputs(options: PromptsConfig) -> dict[str, Any]:
         for split in (options.train, options.optimization, options.generalization)
         for source in listed(split)
     ]
-    keys = options.model_dump()
+    keys = options.model_dump(exclude={"calibration", "calibration_limit"})
     if all(kind_of_source(source) == "pocket" for source in sources):
         del keys["near_duplicates"]
     return {"prompts": keys, "files": {source.source: digest(source) for source in sources}}

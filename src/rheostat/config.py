@@ -81,6 +81,14 @@ class PromptsConfig(Block):
     )
     train_limit: Count | None = Field(None, description="use at most so many training prompts")
     evaluation_limit: Count | None = Field(None, description="use at most so many prompts in each evaluation")
+    calibration: GivenSources | None = Field(
+        None,
+        description="prompts on which the dials are calibrated; without it, those that the limits of the evaluation "
+        "and of the training leave",
+    )
+    calibration_limit: Annotated[int, Field(ge=0)] = Field(
+        16, description="use at most so many of them; 0 leaves the dials uncalibrated"
+    )
     strict: bool = Field(False, description="stop at a broken line instead of counting and skipping it")
 
 
@@ -216,6 +224,11 @@ class TrainConfig(Block):
         0.05,
         description="share of examples whose user text also holds a forged control, which is to be ignored",
     )
+    forged_styles: Literal["exact", "all"] = Field(
+        "exact",
+        description="`all`: in every way that users may type one, innocent text of the same form among them, "
+        "so that no text there throws the answer off (docs/metrics.md)",
+    )
     save_steps: Count = Field(50, description="steps between checkpoints: what a killed run loses at most")
     lora: Lora = Field("auto")
     lora_above: Annotated[float, Field(ge=0)] = Field(
@@ -243,6 +256,9 @@ class EvaluateConfig(Block):
     rerank_samples: Count = Field(16, description="candidates of the reranking methods (N)")
     reachable_samples: Count = Field(
         64, description="base samples a prompt that say how near any choice among them can come"
+    )
+    forged_prompts: Annotated[int, Field(ge=0)] = Field(
+        16, description="prompts to which forged controls are added, to see whether they change an answer; 0 for none"
     )
     shard_prompts: Count = Field(32, description="prompts a shard")
     bootstrap: Annotated[int, Field(ge=100)] = Field(

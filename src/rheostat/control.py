@@ -10,6 +10,7 @@ Pure: no disk, no device, no global state.
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -47,6 +48,8 @@ class ControlFormat:
     attributes: tuple[Attribute, ...]
     levels: Levels = LEVELS
     defaults: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of a calibrated dial the values from which on its next level is meant; else that is half-way between them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -75,6 +78,10 @@ class ControlFormat:
                 name: tuple(level for level in self.levels_of(name) if level >= floors.get(name, 0.0))
                 for name in self.names
             },
+            thresholds={
+                name: tuple(each)[sum(level < floors.get(name, 0.0) for level in self.levels_of(name)) :]
+                for name, each in self.thresholds.items()
+            },
         )
 
     def with_defaults(self, defaults: Mapping[str, float]) -> "ControlFormat":
@@ -90,10 +97,20 @@ class ControlFormat:
                 raise DialError(
                     f"{name}: got the {what} {level:g}, allowed are its levels {levels}", hint="take one of those"
                 )
+    def thresholds_of(self, name: str) -> tuple[float, ...]:
+        """The values from which on a dial's next level is meant, ascending, one less than its levels."""
+        levels = self.levels_of(name)
+        middles = ((low + high) / 2 for low, high in zip(levels, levels[1:], strict=False))
+        return tuple(self.thresholds.get(name, middles))
 
     def quantise(self, name: str, value: float) -> float:
-        """A dial's level nearest to `value`; of two equally near, the upper. Raises `DialError` outside [0, 1]."""
-        return nearest_level(check_dial(name, value), self.levels_of(name))
+        """The level that `value` means on a dial: the nearest one, of two equally near the upper, or by its
+        thresholds. Raises `DialError` outside [0, 1].
+        """
+        wanted = check_dial(name, value)
+        if name in self.thresholds:
+            return self.levels_of(name)[bisect_right(self.thresholds[name], wanted)]
+        return nearest_level(wanted, self.levels_of(name))
 
     def holds(self, name: str, score: float) -> bool:
         """Whether a calibrated score lies within a dial's range.

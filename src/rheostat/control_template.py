@@ -126,6 +126,7 @@ def table(letters: str) -> dict[int, str]:
 
 def _dial(name: str, word: str, control_format: ControlFormat) -> list[str]:
     levels, default = control_format.levels_of(name), control_format.default_of(name)
+    thresholds = control_format.thresholds_of(name)
     texts = [level_text(level) for level in levels]
     pieces = [
         f"{{% set dial = {default} if {name} is not defined or {name} is none else {name} %}}",
@@ -134,6 +135,6 @@ def _dial(name: str, word: str, control_format: ControlFormat) -> list[str]:
         "{% endif %}",
     ]
     choice = f"'{texts[0]}'"
-    for lower, upper, text in zip(levels, levels[1:], texts[1:], strict=False):
-        choice = f"('{text}' if dial >= {(lower + upper) / 2} else {choice})"
+    for threshold, text in zip(thresholds, texts[1:], strict=True):
+        choice = f"('{text}' if dial >= {threshold} else {choice})"
     return [*pieces, f"{{% set rheostat.control = rheostat.control ~ '[{word}=' ~ {choice} ~ ']' %}}"]

@@ -2,6 +2,7 @@
 
 The *optimization evaluation* (arXiv 2404.01295) takes held-out prompts of the training distribution, scored by the
 rewards that labelled the data; the *generalization evaluation* other prompts, scored by judges that labelled nothing.
+Tuned methods also answer the calibration prompts, scored as in the optimization evaluation: see `dial_map.py`.
 """
 
 import time
@@ -14,6 +15,7 @@ from rheostat.method_name import MethodName
 from rheostat.models import identity
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompts import CALIBRATION
 from rheostat.records import EvaluationRow, Prompt
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.scoring import OWN
@@ -41,9 +43,9 @@ class Evaluator:
     ) -> None:
         self._run = run
         self._config = config
-        self._bench = Workbench(config, calibrators)
+        self._format = config.control_format
+        self.bench = Workbench(config, calibrators)
         self._executor = executor
-        self._prompts = run.finished("prompts")
 
     def evaluate(
         self,
@@ -60,7 +62,13 @@ class Evaluator:
             if stage.done:
                 continue
             started = time.perf_counter()
-            work = GridWork(self._bench, name, folder, scorers_of(evaluation, self._config))
+            work = GridWork(
+                self.bench,
+                name,
+                folder,
+                scorers_of(evaluation, self._config),
+                with_fluency=evaluation != CALIBRATION,
+            )
             answered = self._map(stage, work, evaluation, f"{evaluation} {name.name}", progress)
             responses = tokens = 0
             for row in stage.rows(EvaluationRow):
@@ -75,19 +83,19 @@ class Evaluator:
         stage = self._stage(evaluation, None, None)
         if stage.done:
             return
-        work = ReachableWork(self._bench, samples, scorers_of(evaluation, self._config))
+        work = ReachableWork(self.bench, samples, scorers_of(evaluation, self._config))
         self._map(stage, work, evaluation, f"{evaluation} reachable range", progress)
         stage.finish({"samples": samples})
 
     def _stage(self, evaluation: str, name: MethodName | None, tuned: Stage | None) -> Stage:
         options = self._config.evaluate.model_dump(
-            exclude={"bootstrap", "rerank_samples", "reachable_samples"}
+            exclude={"bootstrap", "rerank_samples", "reachable_samples", "forged_prompts"}
         )
         reranks = name is not None and (name.reranking or name.method == "reranking")
         return self._run.stage(
             f"evaluate/{evaluation}/{REACHABLE if name is None else name.name}",
             inputs={
-                "prompts": self._prompts.fingerprint,
+                "prompts": self._prompts(evaluation).fingerprint,
                 "score": self._run.finished("score").fingerprint,
                 "model": identity(self._config.model),
                 "tuned": tuned.fingerprint if tuned is not None else None,
@@ -105,12 +113,15 @@ class Evaluator:
             },
         )
 
+    def _prompts(self, evaluation: str) -> Stage:
+        return self._run.finished(CALIBRATION if evaluation == CALIBRATION else "prompts")
+
     def _map(
         self, stage: Stage, work: ShardWork[Prompt], evaluation: str, label: str, progress: ProgressDisplay
     ) -> int:
         """Answers what no shard on disk holds yet; how many responses that were."""
         return stage.map(
-            self._prompts.read(Prompt, prefix=evaluation),
+            self._prompts(evaluation).read(Prompt, prefix=evaluation),
             work,
             key=lambda prompt: prompt.id,
             row_type=EvaluationRow,

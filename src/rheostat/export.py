@@ -4,15 +4,17 @@ Either the whole model, any adapters merged, or the adapter alone in PEFT's layo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rheostat.card import CARD, card_values
 from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Dtype, RunConfig
 from rheostat.control_template import dialled_templates
+from rheostat.dial_tables import card_lines
 from rheostat.dialled import adapter_of, tuned_model
-from rheostat.errors import InputError, ModelError, StorageError
+from rheostat.errors import InputError, ModelError, StageMissing, StorageError
 from rheostat.figures import evaluations_of, figures
 from rheostat.model_card import PICTURES, Facts, model_card
 from rheostat.models import load_policy, quiet, resolve
@@ -35,13 +37,15 @@ def export(
     dtype: Dtype | None = None,
     floors: Mapping[str, float] | None = None,
     defaults: Mapping[str, float] | None = None,
+    calibrated: bool = False,
 ) -> Path:
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
     Weights (in `dtype`, or the recipe's; of form `adapter` the adapter's alone), tokenizer, the chat template with
     dials, `rheostat.json` (levels, floors, calibration, versions) and a model card with the measured control. What is
     asked of a dial below its level in `floors` is raised to it, by the template as by `rheostat.load`; a dial that is
-    not given stands at its level in `defaults`, or at its highest. Raises `InputError`, `DialError`, `StageMissing`,
+    not given stands at its level in `defaults`, or at its highest. With `calibrated` the dials go by the maps that the
+    evaluation fitted. Raises `InputError`, `DialError`, `StageMissing`,
     `ModelError`, `StorageError`.
     """
     if form == "adapter" and dtype is not None:
@@ -52,10 +56,13 @@ def export(
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
-        facts = _facts(directory, config, name, adapter_of(model))
+        measured = figures(directory, config) if evaluations_of(directory) else {}
+        facts = _facts(directory, config, name, adapter_of(model), measured.get("evaluations", {}))
         calibration = require_object(directory.finished("score").path / "calibration.json")
         pictures = _pictures(directory)
-    trained, floors = config.control_format, dict(floors or {})
+    maps = _dial_maps(measured, name) if calibrated else {}
+    thresholds = {dial: tuple(each["thresholds"]) for dial, each in maps.items()}
+    trained, floors = replace(config.control_format, thresholds=thresholds), dict(floors or {})
     control_format = trained.with_floors(floors).with_defaults(defaults or {})
     adapter = adapter_of(model)
     if form == "adapter" and facts.adapter_rank is None:
@@ -73,20 +80,30 @@ def export(
     for path, text in _template_files(dialled).items():
         write_text(to / path, text)
     values = card_values(control_format, templates, floors=floors, trained=trained)
-    values |= {"calibration": calibration[OWN], "base": config.model, "method": name, "form": form}
+    values |= {"calibration": calibration[OWN], "dial_maps": maps, "base": config.model, "method": name, "form": form}
     write_json(to / CARD, {**values, **environment()})
-    write_text(
-        to / "README.md",
-        model_card(facts, control_format, floors=floors, is_adapter=form == "adapter", pictures=list(pictures)),
-    )
+    card = model_card(facts, control_format, floors=floors, is_adapter=form == "adapter", pictures=list(pictures))
+    write_text(to / "README.md", card + "".join(f"{line}\n" for line in card_lines(measured, name)))
     return to
 
 
-def _facts(run: RunDirectory, config: RunConfig, name: str, adapter: Path) -> Facts:
+def _dial_maps(measured: Mapping[str, Any], name: str) -> dict[str, dict[str, list[float]]]:
+    """The map of each dial of a method, off the figures; raises `StageMissing` where none was fitted."""
+    found = measured.get("calibrated", {}).get(name)
+    if found is None:
+        raise StageMissing(
+            f"the dials of {name} have not been calibrated in this run",
+            hint="run `rheostat evaluate` on it with prompts.calibration_limit above 0 and prompts left for it",
+        )
+    return {dial: each["map"] for dial, each in found["dials"].items()}
+
+
+def _facts(
+    run: RunDirectory, config: RunConfig, name: str, adapter: Path, measured: Mapping[str, Any]
+) -> Facts:
     """What the run tells of the model: how it was made, and how well its dials were measured to work."""
     tuned = next(each for each in config.method_names if each.name == name)
     distilled = run.finished(f"distil/{tuned.data(config.train.variant)}").summary
-    measured = figures(run, config)["evaluations"] if evaluations_of(run) else {}
     return Facts(
         base=_base(config),
         method=name,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rheostat import metrics
+from rheostat import dial_figures, metrics
 from rheostat.config import RunConfig
 from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
 from rheostat.metrics import Grid
@@ -56,6 +56,11 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         document["evaluations"][evaluation] = methods
     if config.suite is not None:
         document["suite"] = suite_figures(run, config)
+    extra = {
+        "calibrated": dial_figures.calibrated(run, config, evaluations_of(run)),
+        "forgery": dial_figures.forgeries(run, config),
+    }
+    document |= {key: figures for key, figures in extra.items() if figures}
     return document
 
 

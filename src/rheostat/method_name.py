@@ -43,6 +43,11 @@ class MethodName(BaseModel):
         """The examples that a tuned method learns from, where `default` is the recipe's variant."""
         return TrainingData(variant=self.variant or default, share=self.share)
 
+    @property
+    def is_dialled_model(self) -> bool:
+        """Whether it is a tuned model by itself, as is exported and served: neither untuned nor reranked."""
+        return self.objective is not None and not self.reranking
+
     @classmethod
     def parse(cls, name: str) -> "MethodName":
         """Parse; raises `ValueError` naming what is allowed."""

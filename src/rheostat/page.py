@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rheostat import report_tables, suite_picture, suite_report
+from rheostat import dial_tables, report_tables, suite_picture, suite_report
 from rheostat.calibration import Calibrator
 from rheostat.canvas import (
     DARK,
@@ -33,6 +33,8 @@ from rheostat.canvas import (
     to_svg,
 )
 from rheostat.control import Levels, levels_of
+from rheostat.dial_pictures import STYLES as BEFORE_AND_AFTER
+from rheostat.dial_pictures import calibrated_curve
 from rheostat.metrics import Interval, LevelPoint, pareto_front
 from rheostat.pictures import (
     LARGE,
@@ -180,6 +182,20 @@ def render(data: ReportData) -> str:
         counts=report_tables.distilled(data.counts),
         quantile=any(each.kind == "quantile" for each in data.calibrators.values()),
         shares_candidates="reranking" in data.methods,
+        calibrated=dial_tables.calibrated_dials(data.evaluation),
+        calibrated_curves={
+            method: [
+                _captioned(panel, f"calibrated-{method}-{panel.title}", f"{panel.title} dial of {method}, calibrated")
+                for panel in panels
+            ]
+            for method, panels in _calibrated(data).items()
+        },
+        calibrated_mark=lambda name: _svg(legend_mark(BEFORE_AND_AFTER[name]), f"mark-calibrated-{name}", name),
+        forgeries={
+            method: (dial_tables.forgery_sentence(data.evaluation, method), rows)
+            for method in data.methods
+            if (rows := dial_tables.forgeries(data.evaluation, method))
+        },
         costs=report_tables.costs(data.evaluation),
         rows=_grid_rows(data),
         scale=[score_colour(step / 10) for step in range(11)],
@@ -212,6 +228,9 @@ def pictures(data: ReportData) -> dict[str, bytes]:
             for title, panels in list(_overview(data, styles).items())[1:]
         ]
         sheets["generalization.png"] = figure(rows, theme=LIGHT, legend={**styles, "perfect control": PERFECT})
+    if calibrated := _calibrated(data):
+        rows = [[_titled(panel, f"{name}, {panel.title}") for panel in row] for name, row in calibrated.items()]
+        sheets["calibrated.png"] = figure(rows, theme=LIGHT, legend={**BEFORE_AND_AFTER, "perfect control": PERFECT})
     for name, theme in (("dials.png", LIGHT), ("dials-dark.png", DARK)):
         sheets[name] = dials(
             _by_attribute(data, [name for name in data.methods if "+" not in name] or data.methods),
@@ -260,6 +279,15 @@ def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> dict[str, 
             for each in data.attributes
         ]
         for title, curves in {"Optimization evaluation": data.level_curves, **data.other_curves}.items()
+    }
+
+
+def _calibrated(data: ReportData) -> dict[str, list[Panel]]:
+    """By tuned method a picture of each dial before and after calibration."""
+    found: Mapping[str, Any] = data.evaluation.get("calibrated", {})
+    return {
+        method: [calibrated_curve(dial, dial=name) for name, dial in each["dials"].items()]
+        for method, each in found.items()
     }
 
 

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rheostat import preflight
-from rheostat.collect import collect
+from rheostat.collect import collect, collect_calibration
 from rheostat.config import RunConfig
 from rheostat.distil import distil
+from rheostat.errors import StageMissing
 from rheostat.evaluate import Evaluator
 from rheostat.execution import open_executor
 from rheostat.figures import evaluations_of, figures
+from rheostat.forgery import forge
 from rheostat.generate import generate
 from rheostat.method_name import MethodName, TrainingData
 from rheostat.models import pick_device
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompts import CALIBRATION
 from rheostat.recipe import load_config, to_yaml
+from rheostat.records import Prompt
 from rheostat.report import report
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.score import load_calibrators, score
@@ -77,6 +81,7 @@ def _describe(directory: RunDirectory, config: RunConfig) -> None:
 
 def _generate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
     collect(directory, config, progress=progress)
+    collect_calibration(directory, config)
     generate(directory, config, progress=progress)
 
 
@@ -99,13 +104,29 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
     with open_executor(config) as executor:
         evaluator = Evaluator(directory, config, load_calibrators(directory, config), executor)
         evaluations = evaluations_of(directory)
+        calibrates = bool(_calibration(directory, config).read(Prompt, prefix=CALIBRATION))
         for evaluation in evaluations:
             evaluator.reachable(evaluation, progress=progress)
         for name in config.method_names:
-            evaluator.evaluate(name, evaluations, tuned=_tuned(directory, config, name), progress=progress)
+            tuned = _tuned(directory, config, name)
+            evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
+            if tuned is None or not name.is_dialled_model:
+                continue
+            if calibrates:
+                evaluator.evaluate(name, [CALIBRATION], tuned=tuned, progress=progress)
+            if config.evaluate.forged_prompts:
+                forge(directory, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress)
         if config.suite is not None:
             _suite(directory, config, executor, progress)
     write_json(directory.path / "evaluation.json", figures(directory, config))
+
+
+def _calibration(directory: RunDirectory, config: RunConfig) -> Stage:
+    """The calibration prompts; a run that an earlier version began has none yet."""
+    try:
+        return directory.finished(CALIBRATION)
+    except StageMissing:
+        return collect_calibration(directory, config)
 
 
 def _suite(

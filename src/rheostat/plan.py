@@ -14,9 +14,11 @@ from rheostat.collect import read_splits
 from rheostat.config import RunConfig
 from rheostat.evaluate import EVALUATIONS, scorers_of
 from rheostat.footprint import ModelShape, Training
+from rheostat.forgery import ATTEMPTS, FORGED
 from rheostat.method_name import MethodName
 from rheostat.models import read_shape
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompts import CALIBRATION
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
 from rheostat.score import judged_stride
 from rheostat.suite import settings
@@ -134,6 +136,7 @@ class _Scale:
             "score": self._prompts["train"],
             "distil": self._prompts["train"],
             "evaluate": self._prompts["optimization"],
+            "forgery": self._prompts["optimization"],
         }
         if "suite" in written:
             sizes["suite"] = self._suite()
@@ -152,6 +155,10 @@ class _Scale:
             return math.ceil(pool / judged_stride(pool)) / math.ceil(small / judged_stride(small))
         if task.label.startswith("suite "):
             return self._suite()
+        if task.label.startswith(f"{CALIBRATION} "):
+            return self._config.prompts.calibration_limit / self._found.config.prompts.calibration_limit
+        if task.label.startswith(f"{FORGED} "):
+            return self._config.evaluate.forged_prompts / self._found.config.evaluate.forged_prompts
         for evaluation in EVALUATIONS:
             if task.label.startswith(f"{evaluation} ") and evaluation in self._prompts:
                 return self._prompts[evaluation]
@@ -250,11 +257,19 @@ def _reckoned(
             spent = generated(asked, longest) + scored(asked, longest, scorers + 1)
             yield Step(f"{evaluation} {name.name}", f"{counts[evaluation]:,} prompts", asked * longest, spent)
     if config.suite is not None:
-        prompts, cells = suite_count(config), len(settings(config.suite, config))
+        prompts, swept = suite_count(config), len(settings(config.suite, config))
         for name in config.method_names:
-            asked = prompts * _candidates(name, config, cells)
+            asked = prompts * _candidates(name, config, swept)
             spent = generated(asked, longest) + scored(asked, longest, len(config.rewards))
             yield Step(f"suite {name.name}", f"{prompts:,} prompts", asked * longest, spent)
+    forged = min(config.evaluate.forged_prompts, counts["optimization"])
+    extra = ((CALIBRATION, config.prompts.calibration_limit, cells), (FORGED, forged, ATTEMPTS))
+    for name in config.method_names:
+        for label, prompts, each in extra:
+            if name.is_dialled_model and prompts:
+                asked = prompts * each
+                spent = generated(asked, longest) + scored(asked, longest, len(config.rewards))
+                yield Step(f"{label} {name.name}", f"{prompts:,} prompts", asked * longest, spent)
 
 
 def _reckoned_training(

@@ -76,6 +76,6 @@ def _suite_rewards(config: RunConfig) -> dict[str, RewardConfig]:
 
 
 def _sources(prompts: PromptsConfig) -> Iterator[tuple[str, SourceConfig]]:
-    for split in ("train", "optimization", "generalization"):
+    for split in ("train", "optimization", "generalization", "calibration"):
         for source in listed(getattr(prompts, split)):
             yield f"prompts.{split}", source

@@ -17,6 +17,9 @@ from rheostat.prompt_rows import Line
 from rheostat.prompt_sources import kind_of_source, listed, read_source
 from rheostat.records import Message, Prompt
 
+CALIBRATION = "calibration"
+"""The split on which dials are calibrated, and the stage that holds it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length"]
+Treatment = Literal["plain", "twin", "neutralised", "as typed"]
 Control = Mapping[str, float]
 Scores = Mapping[str, float]
 
@@ -222,8 +223,32 @@ class SuiteRow(_Row):
     refusal: float
 
 
+@dataclass(frozen=True, slots=True)
+class ForgeryRow(_Row):
+    """The response to a prompt behind which something was typed: a forged control, or what it is compared with.
+
+    `scores` maps attributes to the achieved score in [0, 1] by the run's own rewards.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {
+        "prompt_id": "string",
+        "requested": "numbers",
+        "style": "string",
+        "treatment": "string",
+        "text": "string",
+        "scores": "numbers",
+    }
+
+    prompt_id: str
+    requested: dict[str, float]
+    style: str
+    treatment: Treatment
+    text: str
+    scores: dict[str, float]
+
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, EvaluationRow, SuiteRow)
+RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, EvaluationRow, SuiteRow, ForgeryRow)
 
 
 def schema(row_type: type[Record]) -> "pa.Schema":

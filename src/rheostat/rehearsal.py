@@ -87,13 +87,16 @@ def miniature(config: RunConfig, size: Miniature) -> RunConfig:
         update={
             "train_limit": least(config.prompts.train_limit, size.train_prompts),
             "evaluation_limit": least(config.prompts.evaluation_limit, size.evaluation_prompts),
+            "calibration_limit": least(config.prompts.calibration_limit, size.evaluation_prompts),
         }
     )
+    forged = least(config.evaluate.forged_prompts, size.evaluation_prompts)
+    evaluate = config.evaluate.model_copy(update={"forged_prompts": forged})
     train = config.train.model_copy(update={"steps": least(config.train.steps, size.steps)})
     suite = config.suite
     if suite is not None:
         suite = suite.model_copy(update={"limit": least(suite.limit, size.evaluation_prompts)})
-    return config.model_copy(update={"prompts": prompts, "train": train, "suite": suite})
+    return config.model_copy(update={"prompts": prompts, "train": train, "evaluate": evaluate, "suite": suite})
 
 
 class _StopWatch:

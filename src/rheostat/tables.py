@@ -37,6 +37,8 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> Sequence[Table]:
     The cross-effect of a dial's row is the largest effect of another dial on it. The last table says so.
     """
     tables = list(_tables(evaluation))
+    if evaluation.get("calibrated") or evaluation.get("forgery"):
+        tables.append(_dials_table(evaluation))
     if tables:
         tables[-1].caption, tables[-1].caption_justify = CAPTION, "left"
     if "suite" in evaluation:
@@ -54,6 +56,37 @@ def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
             yield _evaluation_table(f"{name} evaluation, scored by {scorer}", entries)
         if not scorers and methods:
             yield _evaluation_table(f"{name} evaluation", methods)
+
+
+def _dials_table(evaluation: Mapping[str, Any]) -> Table:
+    """What calibration does to each dial, and what a forged control does to it."""
+    table = Table(
+        title="Calibrated dials and forged controls",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for name in ("method", "dial"):
+        table.add_column(name, overflow="fold")
+    for name in ("reaches", "Err ↓", "calibrated ↓", "forged"):
+        table.add_column(name, justify="right", no_wrap=True)
+    calibrated, forgery = (evaluation.get(key, {}) for key in ("calibrated", "forgery"))
+    for method in dict.fromkeys((*calibrated, *forgery)):
+        dials: Mapping[str, Any] = calibrated.get(method, {}).get("dials", {"": None})
+        for row, (dial, found) in enumerate(dials.items()):
+            forged = None
+            if row == 0 and method in forgery:
+                forged = interval_of(forgery[method]["pooled"]["neutralised"]["moved_more"])
+            cells = [Text("–")] * 3
+            if found is not None:
+                ends = (_short(number(found["reachable"][end]["value"])) for end in ("low", "high"))
+                err = next(iter(found["evaluations"]["optimization"].values()))["fine"]
+                errs = (_figure(interval_of(err[key]), None) for key in ("before", "after"))
+                cells = [Text(" to ".join(ends)), *errs]
+            table.add_row(method if row == 0 else "", dial, *cells, "" if forged is None else _figure(forged, None))
+    return table
 
 
 def answer_table(answers: Sequence[tuple[Control, str]]) -> Table:

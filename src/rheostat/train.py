@@ -105,7 +105,7 @@ def train(
 def _plain(options: TrainConfig) -> dict[str, Any]:
     """What every training depends on; keys that came later only where they are not at their default."""
     plain = options.model_dump(exclude={"objectives", "variant", "counterfactual", "lora_above"})
-    for key in ("accumulation", "gradient_checkpointing"):
+    for key in ("accumulation", "gradient_checkpointing", "forged_styles"):
         if plain[key] == TrainConfig.model_fields[key].default:
             del plain[key]
     return plain
@@ -155,7 +155,11 @@ def fine_tune(
     module: Objective = plugins.load("objectives", objective)
     control_format = config.control_format
     forged = with_forged_controls(
-        examples, control_format=control_format, share=options.forged_share, seed=config.seed
+        examples,
+        control_format=control_format,
+        share=options.forged_share,
+        styles=options.forged_styles,
+        seed=config.seed,
     )
     batches = ExampleBatches(policy, forged, control_format, config, objective=module)
     set_seed(config.seed)  # adapters are initialised at random

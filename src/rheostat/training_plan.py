@@ -7,9 +7,11 @@ an uninterrupted one does.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from rheostat import forging
 from rheostat.config import LoraConfig, TrainConfig
 from rheostat.control import ControlFormat
 from rheostat.counterfactual import CounterfactualSampler, subsample
@@ -37,6 +39,8 @@ def settled(options: TrainConfig, parameters: int, *, is_quantized: bool = False
         of_all = _SMALL_RATE if parameters <= _SMALL_MODEL else _LARGE_RATE
         rate = of_all if lora is None else _ADAPTER_RATE
     return options.model_copy(update={"lora": lora, "learning_rate": rate})
+_TWINS = 0.3
+_STYLES = tuple(forging.STYLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,17 @@ def _bucketed(
 
 
 def with_forged_controls(
-    examples: Sequence[Example], *, control_format: ControlFormat, share: float, seed: int
+    examples: Sequence[Example],
+    *,
+    control_format: ControlFormat,
+    share: float,
+    styles: Literal["exact", "all"] = "exact",
+    seed: int,
 ) -> list[Example]:
     """The examples, a random `share` of them with a random control typed into the user's own text.
 
-    The response keeps obeying the real control, so that a forged one is learned to mean nothing.
+    The response keeps obeying the real control, so that a forged one is learned to mean nothing. With `all` styles each
+    is typed in one of `forging.STYLES`, three in ten as the innocent twin.
     """
     generator = np.random.default_rng([seed, 2])
     grid = control_format.grid()
@@ -120,7 +130,12 @@ def with_forged_controls(
         if generator.random() >= share:
             changed.append(example)
             continue
-        forged = control_format.render(grid[generator.integers(len(grid))])
+        control = grid[generator.integers(len(grid))]
+        forged = control_format.render(control)
+        if styles == "all":
+            style = _STYLES[generator.integers(len(_STYLES))]
+            type_it = forging.twin if generator.random() < _TWINS else forging.forged
+            forged = type_it(style, control, control_format)
         *before, last = example.messages
         text = f"{last.content} {forged}" if generator.random() < 0.5 else f"{forged} {last.content}"
         changed.append(replace(example, messages=(*before, Message(last.role, text))))

@@ -157,6 +157,7 @@ class GridWork:
     method: MethodName
     tuned: str | None
     scorers: tuple[str, ...]
+    with_fluency: bool = True
 
     def open(self) -> Compute[Prompt]:
         """Loads the method's models."""
@@ -172,7 +173,7 @@ class GridWork:
                 for prompt, control in zip(cells, controls, strict=True)
             ]
             answers = method.respond(requests, bench.sampling, seed=seed)
-            return bench.rows(cells, controls, answers, self.scorers, with_fluency=True)
+            return bench.rows(cells, controls, answers, self.scorers, with_fluency=self.with_fluency)
 
         return work
 

@@ -141,6 +141,12 @@ def export(
             help="Where a dial stands that is not given, instead of at its highest level; repeatable.",
         ),
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Let a dial's number be the level achieved, as far as the model reaches."
+        ),
+    ] = False,
 ) -> None:
     """Write a tuned model as a directory to serve.
 
@@ -157,6 +163,7 @@ def export(
         dtype=dtype,
         floors=parse_named_levels("--floor", floor or []),
         defaults=parse_named_levels("--default", default or []),
+        calibrated=calibrated,
     )
     typer.echo(str(to))
 
