@@ -32,7 +32,8 @@ import rheostat.preflight
 from rheostat import cli, pocket
 from rheostat.adapters import adapted_layers, trainable
 from rheostat.config import LoraConfig, TrainConfig
-from rheostat.models import load_policy, parameter_count, quiet
+from rheostat.model_shapes import parameter_count
+from rheostat.models import load_policy, quiet
 from rheostat.records import EvaluationRow
 from rheostat.rundir import RunDirectory
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rheostat.footprint import ModelShape, Training, largest_model
-from rheostat.models import read_shape
+from rheostat.model_shapes import read_shape
 
 LLAMA_7B = ModelShape(
     parameters=6_738_415_616, layers=32, hidden=4096, key_value_heads=32, head_size=128, vocabulary=32_000

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from rheostat import pocket
 from rheostat.chat import prompt_text
 from rheostat.errors import ConfigError, ModelError
+from rheostat.model_shapes import parameter_count
 from rheostat.models import (
     check_quantization,
     context_length,
@@ -22,7 +23,6 @@ from rheostat.models import (
     load_classifier,
     load_policy,
     load_untrained_classifier,
-    parameter_count,
     pick_device,
     quiet,
     resolve,

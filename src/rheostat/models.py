@@ -20,7 +20,6 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,7 +32,6 @@ from transformers.utils import logging as transformers_logging
 from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Attention, Dtype, Quantization, RunConfig
 from rheostat.errors import ModelError
-from rheostat.footprint import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +43,7 @@ _POCKET = "pocket:"
 _IDENTIFIED_BYTES = 64 * 2**20
 _NO_LIMIT = 1_000_000  # tokenizers without a limit of their own claim 10^30
 _HEADS = ("score.", "classifier.", "classification_head.", "pre_classifier.", "bert.pooler.")
-_HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
+HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def pick_device(device: str = "auto") -> torch.device:
         torch.empty(0, device=picked)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"device: got {device!r}, which this machine does not offer ({_first_line(error)})",
+            f"device: got {device!r}, which this machine does not offer ({first_line(error)})",
             hint="use `auto`, `cpu`, or a device that torch can see",
         ) from error
     return picked
@@ -223,26 +221,6 @@ def load_policy(
     )
 
 
-def parameter_count(model: str) -> int:
-    """How many parameters a causal language model has, off its config.json alone; tied ones count once.
-
-    All experts of a mixture count. Raises `ModelError` where there is no such model.
-    """
-    return int(_empty_model(model).num_parameters())
-
-
-def _empty_model(model: str) -> "PreTrainedModel":
-    """The model without memory for its weights."""
-    where, is_local = locate(model)
-    try:
-        config = _from_disk_first(AutoConfig.from_pretrained, where, is_local)
-        with torch.device("meta"), quiet():
-            empty: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{model}: cannot read its config: {_first_line(error)}", hint=_HINT_FOLDER) from error
-    return empty
-
-
 def load_language_model(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> LanguageModel:
     """A causal language model, with a chat template or without. `ModelError` where it cannot be loaded."""
     where = pick_device(device)
@@ -291,21 +269,6 @@ def _classifier(loaded: Any, tokenizer: Any, model: str, where: torch.device) ->
         text_config.pad_token_id = tokenizer.pad_token_id
     loaded = loaded.to(where).eval()
     return Classifier(loaded, tokenizer, model, context_length(loaded, tokenizer))
-
-
-def read_shape(model: str) -> ModelShape:
-    """A decoder's size, off its config.json: no weight is read. `ModelError` where there is no such model."""
-    empty = _empty_model(model)
-    text = empty.config.get_text_config(decoder=True)
-    heads = text.num_attention_heads
-    return ModelShape(
-        parameters=int(empty.num_parameters()),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        vocabulary=text.vocab_size,
-    )
 
 
 def context_length(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -376,10 +339,10 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 def _load_tokenizer(model: str) -> Any:
     where, is_local = locate(model)
     try:
-        tokenizer = _from_disk_first(AutoTokenizer.from_pretrained, where, is_local)
+        tokenizer = from_disk_first(AutoTokenizer.from_pretrained, where, is_local)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{model}: cannot load its tokenizer: {_first_line(error)}", hint=_HINT_FOLDER
+            f"{model}: cannot load its tokenizer: {first_line(error)}", hint=HINT_FOLDER
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -404,7 +367,7 @@ def _attention_errors(attention: Attention | None) -> Iterator[None]:
         if attention is None or not isinstance(cause, ImportError | ValueError) or not _is_of_attention(cause):
             raise
         raise ModelError(
-            f"attention: got {attention!r}, which cannot be used here: {_first_line(cause)}",
+            f"attention: got {attention!r}, which cannot be used here: {first_line(cause)}",
             hint="install what it needs, or leave it to transformers with `attention: null`",
         ) from cause
 
@@ -455,10 +418,10 @@ def _load_model(
         read = partial(
             from_pretrained, dtype=_DTYPES[dtype], use_safetensors=True, output_loading_info=True, **(how or {})
         )
-        loaded, info = _from_disk_first(read, where, is_local)
+        loaded, info = from_disk_first(read, where, is_local)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
-            f"{model}: cannot load the model: {_first_line(error)}", hint=_HINT_FOLDER
+            f"{model}: cannot load the model: {first_line(error)}", hint=HINT_FOLDER
         ) from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_lack))
     if missing:
@@ -470,7 +433,7 @@ def _load_model(
     return loaded
 
 
-def _from_disk_first(read: Callable[..., Any], where: str | Path, is_local: bool) -> Any:
+def from_disk_first(read: Callable[..., Any], where: str | Path, is_local: bool) -> Any:
     """What `read` reads of a folder, or of an id from the local cache, or else from the Hub."""
     with quiet():
         try:
@@ -495,7 +458,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
             return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{adapter}: does not fit the model: {_first_line(error)}", hint="use the model it was trained on"
+            f"{adapter}: does not fit the model: {first_line(error)}", hint="use the model it was trained on"
         ) from error
 
 
@@ -504,13 +467,13 @@ def locate(model: str) -> tuple[str | Path, bool]:
     where = resolve(model)
     folder = Path(where)
     if not model.strip() or "\0" in model:
-        raise ModelError(f"got the model {model!r}, allowed is a folder or an id", hint=_HINT_FOLDER)
+        raise ModelError(f"got the model {model!r}, allowed is a folder or an id", hint=HINT_FOLDER)
     if not folder.exists():
         if isinstance(where, Path) or folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
-            raise ModelError(f"{model}: no such folder", hint=_HINT_FOLDER)
+            raise ModelError(f"{model}: no such folder", hint=HINT_FOLDER)
         return str(where), False
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{model}: no config.json in it", hint=_HINT_FOLDER)
+        raise ModelError(f"{model}: no config.json in it", hint=HINT_FOLDER)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{model}: no *.safetensors in it",
@@ -519,5 +482,6 @@ def locate(model: str) -> tuple[str | Path, bool]:
     return folder, True
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

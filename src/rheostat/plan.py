@@ -16,7 +16,7 @@ from rheostat.evaluate import EVALUATIONS, scorers_of
 from rheostat.footprint import ModelShape, Training
 from rheostat.forgery import ATTEMPTS, FORGED
 from rheostat.method_name import MethodName
-from rheostat.models import read_shape
+from rheostat.model_shapes import read_shape
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompts import CALIBRATION
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse

@@ -27,7 +27,8 @@ from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.control import ControlFormat
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.method_name import TrainingData
-from rheostat.models import Policy, identity, load_policy, parameter_count, quiet, recipe_policy
+from rheostat.model_shapes import parameter_count
+from rheostat.models import Policy, identity, load_policy, quiet, recipe_policy
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
 from rheostat.progress import ProgressDisplay, null_progress
