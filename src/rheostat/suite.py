@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rheostat import plugins
-from rheostat.config import Dtype, RewardConfig, RunConfig, SuiteConfig
+from rheostat.config import RewardConfig, RunConfig, SuiteConfig
 from rheostat.generation import engine_identity
 from rheostat.method_name import MethodName
 from rheostat.models import identity
 from rheostat.plugins import ControlledRequest, Executor, Judged, Reward
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.recipe import reward_options
 from rheostat.records import Control, Prompt, SuiteRow
 from rheostat.reward_tree import identify
 from rheostat.rundir import RunDirectory, Stage
+from rheostat.scoring import build_reward
 from rheostat.shard_work import Compute
 from rheostat.suite_prompts import KINDS, STAGE
 from rheostat.workbench import Workbench
@@ -124,12 +124,10 @@ class _SignedReward:
 
     @classmethod
     def load(cls, spec: RewardConfig, attribute: str, config: RunConfig) -> "_SignedReward":
-        dtype: Dtype = config.dtype
-        reward: Reward = plugins.load("rewards", spec.kind).build(
+        reward = build_reward(
             spec,
-            reward_options(spec),
             attribute=attribute,
-            dtype=dtype,
+            dtype=config.dtype,
             device=config.device,
             batch_tokens=config.batch_tokens,
         )
@@ -168,7 +166,10 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         "tuned": None if tuned is None else tuned.fingerprint,
         "method": name.model_dump(exclude={"name"}),
         "suite": options.model_dump(include={"dial", "others", "judge"}),
-        "rewards": {"harm": _identity(options.harm), "refusals": _identity(options.refusals)},
+        "rewards": {
+            key: None if spec is None else identify(spec)
+            for key, spec in (("harm", options.harm), ("refusals", options.refusals))
+        },
         "sampling": config.evaluate.model_dump(include={"temperature", "top_p", "max_tokens", "shard_prompts"}),
         "samples": config.evaluate.rerank_samples * reranks,
         "levels": config.control_format.levels,
@@ -178,10 +179,3 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         "batch_tokens": config.batch_tokens,
         "seed": config.seed,
     }
-
-
-def _identity(spec: RewardConfig | None) -> dict[str, object] | None:
-    """What identifies a reward of the suite's own; its calibration is not used."""
-    if spec is None:
-        return None
-    return {name: each for name, each in identify(spec).items() if name != "calibration"}
