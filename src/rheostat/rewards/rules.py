@@ -6,6 +6,7 @@ harmless one it is no help at all. Rules read the answer alone, so `measure` say
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rheostat.config import Dtype, RewardConfig
@@ -38,6 +39,11 @@ class RulesOptions:
 
 
 OPTIONS = RulesOptions
+
+
+def files(options: RulesOptions) -> dict[str, Path]:
+    """The rules themselves: other rules make other scores."""
+    return {name: Path(__file__).parents[1] / f"{name}.py" for name in ("refusal", "refusal_patterns")}
 
 
 def build(
