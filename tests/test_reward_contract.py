@@ -34,6 +34,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
         "model": "pocket:chat", "template": "model", "verdicts": {"Yes": 1, "I can not help": 0},
     },
     "python": LENGTHS,
+    "rules": {},
     "truth": {},
 }  # fmt: skip
 """A block of each kind that needs neither a network nor a model of its own."""
@@ -76,7 +77,7 @@ def test_a_reward_scores_each_item_in_order(name: str) -> None:
     told: list[int] = []
     scores = reward.score(ITEMS, progress=told.append)
     assert len(scores) == len(ITEMS) == sum(told)
-    assert scores[0] == scores[3] != scores[1] or name == "truth"
+    assert scores[0] == scores[3] != scores[1] or name in ("rules", "truth")
     assert reward.score(ITEMS[::-1]) == pytest.approx(scores[::-1], abs=1e-5)
     assert reward.score([]) == []
     assert reward.score(ITEMS[1:2]) == pytest.approx(scores[1:2], abs=1e-5)
