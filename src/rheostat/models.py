@@ -297,21 +297,17 @@ def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps progress bars, and log lines below errors of transformers and its like, off the terminal meanwhile."""
+    """Keeps transformers' progress bars and log lines below errors off the terminal meanwhile."""
     verbosity, hub_verbosity = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    bits = logging.getLogger("bitsandbytes")  # which peft imports, and which on a CPU asks for another package
-    bits_level = bits.level
-    bits.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
-        bits.setLevel(bits_level)
         if bars:
             transformers_logging.enable_progress_bar()
 
