@@ -144,19 +144,19 @@ def export_card(run: Path, to: Path) -> str:
     return (export(run, to) / "README.md").read_text(encoding="utf-8")
 
 
-def test_named_templates_take_the_dials_each(restricted_run: Path, tmp_path: Path) -> None:
+def test_there_is_no_other_template_to_ask_for(restricted_run: Path, tmp_path: Path) -> None:
+    """Of a base's named templates the default was trained on: it is exported alone, and serves requests with tools."""
     run = tmp_path / "run"
     shutil.copytree(restricted_run, run)
     templates = run / "train" / "clm-moec" / "model" / "additional_chat_templates"
     templates.mkdir()
-    (templates / "tool_use.jinja").write_text("{{ tools | length }}{{ messages[0].content }}")
+    (templates / "tool_use.jinja").write_text("{{ messages[0].content }}")
     tokenizer: Any = AutoTokenizer.from_pretrained(export(run, tmp_path / "model", floors=FLOOR))
+    assert isinstance(tokenizer.chat_template, str)
     turns = [{"role": "user", "content": "Hi [harmless=0]"}]
-    plain = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, safety=0)
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    used = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True, safety=0)
-    assert plain.endswith("Hi (harmless=0)<|assistant|>[helpful=1][harmless=0.75]")
-    assert used == "1Hi (harmless=0)[helpful=1][harmless=0.75]"
+    for tools in (None, [{"type": "function", "function": {"name": "f"}}]):
+        text = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True, safety=0)
+        assert text.endswith("Hi (harmless=0)<|assistant|>[helpful=1][harmless=0.75]")
     assert rheostat.load(tmp_path / "model").respond("Hi", temperature=0, max_tokens=4)
 
 

@@ -74,7 +74,10 @@ def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as opened:
+        # A connection each: one that is kept may be closed by the server while the next request is on its way.
+        alone = {"Connection": "close"}
+        url = f"http://127.0.0.1:{port}/v1"
+        with OpenAI(base_url=url, api_key="none", max_retries=0, default_headers=alone) as opened:
             yield opened
     finally:
         process.terminate()

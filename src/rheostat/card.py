@@ -18,15 +18,15 @@ SCHEMA = 2
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The dials of an exported model, and its chat template (or named templates) without them."""
+    """The dials of an exported model, and its chat template without them."""
 
     control_format: ControlFormat
-    chat_template: str | dict[str, str]
+    chat_template: str
 
 
 def card_values(
     control_format: ControlFormat,
-    chat_template: str | Mapping[str, str],
+    chat_template: str,
     *,
     floors: Mapping[str, float],
     trained: ControlFormat,

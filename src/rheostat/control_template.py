@@ -40,15 +40,6 @@ def dialled_template(
     return "".join(pieces) + "{% if add_generation_prompt %}{{ rheostat.control }}" + _end(floors or {})
 
 
-def dialled_templates(
-    templates: str | Mapping[str, str], control_format: ControlFormat, *, floors: Mapping[str, float] | None = None
-) -> str | dict[str, str]:
-    """A tokenizer's chat template, or all of its named ones, with dials."""
-    if isinstance(templates, str):
-        return dialled_template(templates, control_format, floors=floors)
-    return {name: dialled_template(each, control_format, floors=floors) for name, each in templates.items()}
-
-
 def _without_marks(template: str) -> str:
     """`template` with each `{% generation %}` block as a plain block, whose variables stay inside it as well."""
     return _GENERATION.sub(lambda mark: f"{mark[1]}{mark[2] or ''}with{mark[3]}", template)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rheostat.card import CARD, card_values
-from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Dtype, RunConfig
-from rheostat.control_template import dialled_templates
+from rheostat.control_template import dialled_template
 from rheostat.dial_tables import card_lines
 from rheostat.dialled import adapter_of, tuned_model
 from rheostat.errors import InputError, ModelError, StageMissing, StorageError
@@ -73,13 +72,11 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
     adapter_alone = adapter if form == "adapter" else None
-    templates = _write_model(model, to, config, adapter=adapter_alone, dtype=dtype or config.dtype)
+    template = _write_model(model, to, config, adapter=adapter_alone, dtype=dtype or config.dtype)
     for file, picture in pictures.items():
         write_bytes(to / file, picture)
-    dialled = dialled_templates(templates, control_format, floors=floors)
-    for path, text in _template_files(dialled).items():
-        write_text(to / path, text)
-    values = card_values(control_format, templates, floors=floors, trained=trained)
+    write_text(to / "chat_template.jinja", dialled_template(template, control_format, floors=floors))
+    values = card_values(control_format, template, floors=floors, trained=trained)
     values |= {"calibration": calibration[OWN], "dial_maps": maps, "base": config.model, "method": name, "form": form}
     write_json(to / CARD, {**values, **environment()})
     card = model_card(facts, control_format, floors=floors, is_adapter=form == "adapter", pictures=list(pictures))
@@ -105,7 +102,6 @@ def _facts(
     tuned = next(each for each in config.method_names if each.name == name)
     distilled = run.finished(f"distil/{tuned.data(config.train.variant)}").summary
     return Facts(
-        base=_base(config),
         method=name,
         config=config,
         measured={evaluation: methods[name] for evaluation, methods in measured.items()},
@@ -128,14 +124,12 @@ def _pictures(run: RunDirectory) -> dict[str, bytes]:
         return {name: (folder / name).read_bytes() for name in PICTURES if (folder / name).is_file()}
 
 
-def _write_model(
-    model: Path, to: Path, config: RunConfig, *, adapter: Path | None, dtype: Dtype
-) -> str | dict[str, str]:
-    """Weights and tokenizer into `to`; gives the tokenizer's chat template, or its named ones, without dials."""
+def _write_model(model: Path, to: Path, config: RunConfig, *, adapter: Path | None, dtype: Dtype) -> str:
+    """Weights and tokenizer into `to`; gives the tokenizer's chat template, without dials."""
     policy = load_policy(str(model.resolve()), dtype=dtype, device="cpu")
     tokenizer = policy.tokenizer
-    single = single_chat_template(tokenizer, config.model) or plain_chat_template()
-    templates: str | dict[str, str] = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else single
+    template = tokenizer.chat_template
+    assert isinstance(template, str), type(template)  # of several, a policy keeps the default
     with storage_errors(to), quiet():
         to.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(to)
@@ -144,19 +138,9 @@ def _write_model(
     # What a caller may have cut off a long prompt is its beginning: at its end stands the control.
     write_json(to / _TOKENIZER, {**require_object(to / _TOKENIZER), "truncation_side": "left"})
     if adapter is None:
-        return templates
+        return template
     write_bytes(to / "adapter_model.safetensors", (adapter / "adapter_model.safetensors").read_bytes())
     values = require_object(adapter / _ADAPTER_CONFIG)
     values |= {"base_model_name_or_path": _base(config), "target_modules": sorted(values["target_modules"])}
     write_json(to / _ADAPTER_CONFIG, values)
-    return templates
-
-
-def _template_files(templates: str | Mapping[str, str]) -> dict[str, str]:
-    """Chat templates by file, where transformers looks for them."""
-    if isinstance(templates, str):
-        return {"chat_template.jinja": templates}
-    return {
-        "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja": text
-        for name, text in templates.items()
-    }
+    return template

@@ -20,11 +20,9 @@ PICTURES: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a run tells of its model: `measured` by evaluation, as in evaluation.json; `prompts`, `distilled`: the
-    summaries of those stages; `base`: the id or the folder of the model that was tuned; `adapter_rank`: None where all
-    its weights were.
+    summaries of those stages; `adapter_rank`: None where all weights were tuned.
     """
 
-    base: str
     method: str
     config: RunConfig
     measured: Mapping[str, Mapping[str, Any]]
