@@ -46,7 +46,7 @@ class RunOutcome:
 def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome:
     """All stages; those that have finished for this recipe are kept."""
     preflight.check(config)
-    with RunDirectory.open(out, create=True) as directory:
+    with RunDirectory.open(out, create=True) as directory, open_executor(config):
         _describe(directory, config)
         for each in _STAGES.values():
             each(directory, config, progress)
