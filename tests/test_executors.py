@@ -1,6 +1,7 @@
-"""Executors: the same bytes wherever the shards of a stage are computed, on a real Ray cluster whose worker is killed."""
+"""Executors: the same bytes wherever a stage's shards are computed, on a real Ray cluster whose worker is killed."""
 
 import hashlib
+import importlib.util
 import os
 import pickle
 import signal
@@ -119,7 +120,7 @@ def test_workers_need_the_devices_they_ask_for() -> None:
 
 
 def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_executor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExecutorError) as raised:
         ray_executor.build(ray_executor.OPTIONS())
     assert "pip install 'rheostat[ray]'" in raised.value.hint

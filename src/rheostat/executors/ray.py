@@ -6,6 +6,7 @@ that relative paths mean the same there; a model trained in the run is read from
 this one must share its file system.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -200,8 +201,7 @@ def _quiet() -> Iterator[None]:
     """Meanwhile Ray logs errors only, and warns of no setting that is its own."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
-        import ray.data  # sets the levels of its loggers
-
+        importlib.import_module("ray.data")  # it sets its loggers' levels
         loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
