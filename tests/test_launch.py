@@ -95,6 +95,16 @@ def test_only_training_is_launched_in_several_processes(monkeypatch: pytest.Monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("setting", ["train.lora={rank: 4}", "train.optimizer=muon"])
+def test_what_sharding_cannot_train_is_refused_before_a_model_loads(
+    setting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    run = distilled(tmp_path / "run", load_config("pocket", ["methods=[clm]", "model=./absent", setting]))
+    with pytest.raises(InputError, match="under FSDP, allowed is adamw for all weights"):
+        pipeline.stage("train", run)
+
+
 def examples() -> list[Example]:
     """11: with batches of 5 the last of an epoch has one, fewer than there are processes."""
     made = []

@@ -25,6 +25,7 @@ from rheostat.chat import encode_prompt, encode_response
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.control import ControlFormat
+from rheostat.errors import InputError
 from rheostat.launch import ALONE, Rank
 from rheostat.logprobs import TokenRow, logprobs_through, response_logprobs
 from rheostat.method_name import TrainingData
@@ -40,6 +41,8 @@ from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import PlannedBatch, plan_batches, settled, with_forged_controls
 
 _LOG_STEPS = 10
+_WHOLE = "whole"
+"""Where in the checkpoints a sharded training gathers its weights."""
 _ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
 ADAPTER = "adapter"
 """The folder of a training stage that holds its PEFT adapter, beside the merged `model`."""
@@ -83,7 +86,11 @@ def train(
     if stage.done:
         return stage
     started = time.perf_counter()
-    policy = recipe_policy(config)
+    if launch.is_sharded():  # FSDP places the weights, a shard on each device
+        _refuse_sharded(config)
+        policy = recipe_policy(config.model_copy(update={"device": "cpu"}))
+    else:
+        policy = recipe_policy(config)
     examples = distilled.read(Example)
     checkpoints = stage.path / "checkpoints"
     earlier = last_checkpoint(checkpoints)
@@ -103,7 +110,7 @@ def train(
         return stage
     if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
         policy = load_policy(config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER)
-    _save(policy, stage.path / "model")
+    _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
     shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
     steps = figures["steps"]
@@ -186,10 +193,11 @@ def fine_tune(
     )
     batches = ExampleBatches(policy, forged, control_format, config, objective=module, rank=rank)
     set_seed(config.seed)  # adapters are initialised at random
+    on_cpu = policy.device.type == "cpu" and not launch.is_sharded()
     with trainable(policy, options) as model, quiet(), progress.task(label, len(batches), unit="steps") as advance:
         trainer = ObjectiveTrainer(
             model,
-            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=policy.device.type == "cpu"),
+            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=on_cpu),
             batches,
             objective=module,
             options=objective_options(options, objective),
@@ -200,6 +208,8 @@ def fine_tune(
             rank=rank,
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        if launch.is_sharded():
+            trainer.save_model(str(checkpoints / _WHOLE))
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
         if options.lora is not None and adapter is not None and rank.leads:
@@ -441,12 +451,27 @@ def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
     return (lambda: muon_with_adamw), {"lr": float(options.learning_rate), "weight_decay": options.weight_decay}
 
 
-def _save(policy: Policy, folder: Path) -> None:
-    """The model and its tokenizer, moved into place whole."""
+def _refuse_sharded(config: RunConfig) -> None:
+    """Raises `InputError` for what FSDP cannot train here."""
+    options = config.train
+    if options.lora is not None or options.optimizer != "adamw":
+        raise InputError(
+            f"train: got {'lora' if options.lora is not None else options.optimizer} under FSDP, allowed is adamw for "
+            "all weights",
+            hint="set train.lora=null and train.optimizer=adamw, or launch without FSDP: adapters rarely need it",
+        )
+
+
+def _save(policy: Policy, folder: Path, *, whole: Path | None = None) -> None:
+    """The model and its tokenizer, moved into place whole; `whole` holds the model where it was sharded."""
     aside = folder.with_name(folder.name + ".tmp-save")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     with quiet():
-        policy.model.save_pretrained(aside)
+        if whole is None:
+            policy.model.save_pretrained(aside)
+        else:
+            whole.rename(aside)
+            (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle
         policy.tokenizer.save_pretrained(aside)
     aside.rename(folder)
