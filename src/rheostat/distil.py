@@ -344,11 +344,7 @@ def distil(
         collected = run.finished("prompts").read(Prompt, prefix="train")
         first = collected[: max(1, round(len(collected) * data.share))]
         prompts = {prompt.id: prompt for prompt in first}
-        pool = {
-            prompt: responses
-            for prompt, responses in by_prompt(scored.read(ScoredResponse)).items()
-            if prompt in prompts
-        }
+        pool = by_prompt(row for row in scored.rows(ScoredResponse) if row.prompt_id in prompts)
         kept = moec(pool, prompts, control_format=form, options=config.distil)
         if data.variant == "raw":
             count = len(kept.examples)

@@ -11,6 +11,7 @@ RheostatError                 shown without a traceback by the command line; exi
 ├── ModelError                a model, tokenizer or reward that cannot be loaded or used
 │   ├── RewardError           scores that cannot be used: none, not finite, outside the declared range
 │   └── EndpointError         a server that refuses what it is asked, or does not answer
+├── ExecutorError             workers that cannot be had: no cluster, too small a one, Ray not installed
 └── RunDirectoryError         the run directory
     ├── RunVersionError       written by another version of the format
     ├── RunBusyError          another process holds it
@@ -24,6 +25,7 @@ Each message says what was received and what is allowed; `hint` says what to do.
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 
 class RheostatError(Exception):
@@ -36,6 +38,16 @@ class RheostatError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled whole, so that an error of another process can be raised in this one."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[RheostatError], arguments: tuple[Any, ...], state: dict[str, Any]) -> RheostatError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(RheostatError):
@@ -85,6 +97,10 @@ class EndpointError(ModelError):
     def __init__(self, message: str, *, hint: str, status: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+class ExecutorError(RheostatError):
+    """Workers that cannot be had: no cluster, too small a one, Ray not installed."""
 
 
 class RunDirectoryError(RheostatError):

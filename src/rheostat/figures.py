@@ -1,7 +1,7 @@
 """Figures: the rows of an evaluation become evaluation.json, the numbers that every page and table shows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,19 +33,15 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         pool = run.finished(f"evaluate/{evaluation}/{REACHABLE}").read(EvaluationRow)
         reachable = {scorer: _reachable(pool, scorer, config) for scorer in scorers}
         document["reachable"][evaluation] = reachable
-        rows = {
-            name.name: run.finished(f"evaluate/{evaluation}/{name.name}").read(EvaluationRow)
-            for name in config.method_names
-        }
-        yardstick = rows.get("base", pool)
+        yardstick = _token_columns(_rows(run, evaluation, "base")) if "base" in config.methods else None
         methods: dict[str, Any] = {}
         for name in config.method_names:
-            own = rows[name.name]
+            own = _rows(run, evaluation, name.name)
             by_scorer = {scorer: _method(own, scorer, config, reachable[scorer]) for scorer in scorers}
             entry: dict[str, Any] = {**by_scorer[scorers[0]]}
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
-            entry["fluency"] = None if yardstick is pool else _fluency(own, yardstick, config)
+            entry["fluency"] = None if yardstick is None else _fluency(_token_columns(own), yardstick, config)
             training = stage_name(name.objective, name.data(config.train.variant)) if name.objective else ""
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
@@ -106,20 +102,28 @@ def _reachable(pool: Sequence[EvaluationRow], scorer: str, config: RunConfig) ->
     }
 
 
-def _fluency(
-    rows: Sequence[EvaluationRow], yardstick: Sequence[EvaluationRow], config: RunConfig
-) -> dict[str, float]:
-    def columns(given: Sequence[EvaluationRow], value: str) -> list[list[float]]:
-        groups = by_prompt(given)
-        return [[float(getattr(row, value)) for row in groups[key]] for key in sorted(groups)]
+def _rows(run: RunDirectory, evaluation: str, method: str) -> list[EvaluationRow]:
+    return run.finished(f"evaluate/{evaluation}/{method}").read(EvaluationRow)
 
+
+class _TokenColumns(NamedTuple):
+    """Per prompt, ordered by id, the log-probability and the number of tokens of each of its responses."""
+
+    logprobs: list[list[float]]
+    tokens: list[list[float]]
+
+
+def _token_columns(rows: Sequence[EvaluationRow]) -> _TokenColumns:
+    groups = by_prompt(rows)
+    return _TokenColumns(
+        [[float(row.logprob) for row in groups[key]] for key in sorted(groups)],
+        [[float(row.tokens) for row in groups[key]] for key in sorted(groups)],
+    )
+
+
+def _fluency(own: _TokenColumns, yardstick: _TokenColumns, config: RunConfig) -> dict[str, float]:
     return metrics.perplexity_ratio(
-        columns(rows, "logprob"),
-        columns(rows, "tokens"),
-        columns(yardstick, "logprob"),
-        columns(yardstick, "tokens"),
-        resamples=config.evaluate.bootstrap,
-        seed=config.seed,
+        *own, *yardstick, resamples=config.evaluate.bootstrap, seed=config.seed
     )._asdict()
 
 

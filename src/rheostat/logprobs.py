@@ -47,8 +47,15 @@ def response_logprobs(
     All inputs are `(rows, longest)`. The output layer sees response positions only: no logits of prompts or padding
     ever exist, whatever the architecture does to its logits afterwards.
     """
+    return logprobs_through(model, model.get_output_embeddings(), input_ids, attention_mask, response_mask)
+
+
+def logprobs_through(
+    model: Any, output_layer: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+) -> LogProbabilities:
+    """The same of a model that distributed training has wrapped, whose output layer is deeper inside."""
     predicts = response_mask[:, 1:].bool()
-    with _output_layer_at(model, predicts):
+    with _output_layer_at(output_layer, predicts):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
     picked = picked_logprobs(logits, input_ids[:, 1:][predicts])
     values = picked.new_zeros(predicts.shape).masked_scatter(predicts, picked)
@@ -109,14 +116,14 @@ _CPU_BATCH_TOKENS = 2048
 
 
 @contextmanager
-def _output_layer_at(model: "PreTrainedModel", predicts: Tensor) -> Iterator[None]:
-    """Within, the model's output layer maps only the hidden states at `predicts`, `(rows, longest − 1)`."""
+def _output_layer_at(output_layer: torch.nn.Module, predicts: Tensor) -> Iterator[None]:
+    """Within, a model's output layer maps only the hidden states at `predicts`, `(rows, longest − 1)`."""
 
     def select(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor]:
         hidden: Tensor = arguments[0]
         return (hidden[:, :-1][predicts],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    handle = output_layer.register_forward_pre_hook(select)
     try:
         yield
     finally:

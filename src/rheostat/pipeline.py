@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rheostat import preflight
+from rheostat import launch, preflight
 from rheostat.collect import collect, collect_calibration
 from rheostat.config import RunConfig
 from rheostat.distil import distil
@@ -45,8 +45,9 @@ class RunOutcome:
 
 def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome:
     """All stages; those that have finished for this recipe are kept."""
+    launch.refuse_several("run")
     preflight.check(config)
-    with RunDirectory.open(out, create=True) as directory:
+    with RunDirectory.open(out, create=True) as directory, open_executor(config):
         _describe(directory, config)
         for each in _STAGES.values():
             each(directory, config, progress)
@@ -55,6 +56,7 @@ def run(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progre
 
 def start(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_progress) -> None:
     """Begin a run: its recipe, its prompts and its self-generated responses."""
+    launch.refuse_several("generate")
     preflight.check(config)
     with RunDirectory.open(out, create=True) as directory:
         _describe(directory, config)
@@ -64,13 +66,17 @@ def start(config: RunConfig, out: Path, *, progress: ProgressDisplay = null_prog
 def stage(name: StageName, out: Path, *, progress: ProgressDisplay = null_progress) -> RunOutcome | None:
     """One stage on a run directory, by the recipe inside it; raises `StageMissing` where its input is not there.
 
-    Gives the outcome after `report`, else None.
+    `train` may run in several processes of a launcher: the leading one writes. Gives the outcome after `report`,
+    else None.
     """
-    with RunDirectory.open(out) as directory:
+    if name != "train":
+        launch.refuse_several(name)
+    leads = launch.rank().leads
+    with RunDirectory.open(out, read_only=not leads) as directory:
         config = load_config(directory.config_path)
         if name == "report":
             return _outcome(directory, config, progress)
-        _STAGES[name](directory, config, progress)
+        _STAGES[name](directory, config, progress if leads else null_progress)
         return None
 
 

@@ -4,7 +4,7 @@ A control (and a set of scores) is a map from attribute name to a number, so not
 attributes there are. Raw scores are a reward's own units; calibrated scores and controls lie in [0, 1].
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -288,7 +288,7 @@ def from_table(table: "pa.Table", row_type: type[AnyRecord]) -> list[AnyRecord]:
     return [row_type.from_row(row) for row in table.to_pylist()]
 
 
-def by_prompt(rows: Sequence[RowOfPrompt]) -> dict[str, list[RowOfPrompt]]:
+def by_prompt(rows: Iterable[RowOfPrompt]) -> dict[str, list[RowOfPrompt]]:
     """Rows grouped by prompt id, in first-seen order."""
     groups: dict[str, list[RowOfPrompt]] = {}
     for row in rows:

@@ -68,6 +68,10 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
     return sha256(text.encode("utf-8"))
 
 
+def _mark(name: str, inputs: Mapping[str, Any]) -> str:
+    return fingerprint({"stage": name, "inputs": inputs})
+
+
 def environment() -> dict[str, Any]:
     """Versions and cores of this machine; loads none of the packages."""
     versions: dict[str, str] = {"rheostat": __version__, "python": platform.python_version()}
@@ -152,7 +156,7 @@ class RunDirectory:
         folder = self._folder(name)
         outer = [parent for parent in folder.parents if (parent / "stage.json").exists()]
         assert not outer, f"stage {name} lies inside the stage {outer[0]}"
-        mark = fingerprint({"stage": name, "inputs": inputs})
+        mark = _mark(name, inputs)
         known = read_object(folder / "stage.json")
         inner = [each.parent.name for each in folder.glob("*/stage.json")]
         assert not inner, f"stage {name} has stages inside it: {inner}"
@@ -167,6 +171,13 @@ class RunDirectory:
             write_json(folder / "stage.json", {"stage": name, "fingerprint": mark, "inputs": inputs})
         stage = Stage(name, folder, mark, writable=True)
         stage.verify()
+        return stage
+
+    def joined(self, name: str, *, inputs: Mapping[str, Any]) -> Stage:
+        """The stage `name` that another process has opened by `stage` with these inputs, for reading."""
+        stage = Stage(name, self._folder(name), _mark(name, inputs), writable=False)
+        known = read_object(stage.path / "stage.json").get("fingerprint")
+        assert known == stage.fingerprint, f"stage {name} was opened with other inputs"
         return stage
 
     def finished(self, name: str) -> Stage:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -18,26 +18,31 @@ from transformers import (
     set_seed,
 )
 
-from rheostat import plugins
+from rheostat import launch, plugins
 from rheostat.accumulation import accumulate
 from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.control import ControlFormat
-from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
+from rheostat.errors import InputError
+from rheostat.launch import ALONE, Rank
+from rheostat.logprobs import TokenRow, logprobs_through, response_logprobs
 from rheostat.method_name import TrainingData
 from rheostat.model_shapes import parameter_count
-from rheostat.models import Policy, identity, load_policy, quiet, recipe_policy
+from rheostat.models import Policy, identity, load_policy, pick_device, quiet, recipe_policy
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.rank_batches import gathered, own_rows, summed_gradient
 from rheostat.recipe import objective_options
 from rheostat.records import Control, Example
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import PlannedBatch, plan_batches, settled, with_forged_controls
 
 _LOG_STEPS = 10
+_WHOLE = "whole"
+"""Where in the checkpoints a sharded training gathers its weights."""
 _ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
 ADAPTER = "adapter"
 """The folder of a training stage that holds its PEFT adapter, beside the merged `model`."""
@@ -61,9 +66,11 @@ def train(
         config.train, parameter_count(config.model), is_quantized=config.quantization is not None
     )
     config = config.model_copy(update={"train": options})
-    stage = run.stage(
+    rank = launch.join(on_cpu=pick_device(config.device).type == "cpu")
+    stage = _opened(
+        run,
         stage_name(objective, data),
-        inputs={
+        {
             "examples": distilled.fingerprint,
             "model": identity(config.model),
             "train": _plain(options),
@@ -74,11 +81,16 @@ def train(
             "seed": config.seed,
             **config.loading,
         },
+        rank,
     )
     if stage.done:
         return stage
     started = time.perf_counter()
-    policy = recipe_policy(config)
+    if launch.is_sharded():  # FSDP places the weights, a shard on each device
+        _refuse_sharded(config)
+        policy = recipe_policy(config.model_copy(update={"device": "cpu"}))
+    else:
+        policy = recipe_policy(config)
     examples = distilled.read(Example)
     checkpoints = stage.path / "checkpoints"
     earlier = last_checkpoint(checkpoints)
@@ -91,16 +103,31 @@ def train(
         adapter=stage.path / ADAPTER,
         label=task_label(objective, data, config),
         progress=progress,
+        rank=rank,
     )
+    if not rank.leads:
+        launch.meet(rank)
+        return stage
     if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
         policy = load_policy(config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER)
-    _save(policy, stage.path / "model")
+    _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
     shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
     steps = figures["steps"]
     made = steps - (int(earlier.rpartition("-")[2]) if earlier else 0)
     run.record_timing(stage.name, time.perf_counter() - started, steps=steps, steps_made=made)
+    launch.meet(rank)
     return stage
+
+
+def _opened(run: RunDirectory, name: str, inputs: Mapping[str, Any], rank: Rank) -> Stage:
+    """The stage of a training; where several processes train, the leading one opens it for all."""
+    stage: Stage | None = None
+    if rank.leads:
+        stage = run.stage(name, inputs=inputs)
+        last_checkpoint(stage.path / "checkpoints")  # removes torn ones
+    launch.meet(rank)
+    return stage or run.joined(name, inputs=inputs)
 
 
 def _plain(options: TrainConfig) -> dict[str, Any]:
@@ -143,12 +170,14 @@ def fine_tune(
     adapter: Path | None = None,
     label: str = "train",
     progress: ProgressDisplay = null_progress,
+    rank: Rank = ALONE,
 ) -> dict[str, Any]:
     """Fine-tune `policy.model` in place; resumes from `checkpoints`. Figures: steps, tokens, the loss's parts.
 
     With `train.lora` the trained adapter is written into the folder `adapter`, where one is given, and merged, save
     into quantised weights. Else all weights are trained, in float32 whatever their type, and rounded to it at the end.
-    Raises `ModelError` for weights that cannot be trained.
+    All processes of a launcher call it, each as its `rank`; all end with the same weights. Raises `ModelError` for
+    weights that cannot be trained.
     """
     parameters = policy.model.num_parameters()
     options = settled(config.train, parameters, is_quantized=config.quantization is not None)
@@ -162,12 +191,13 @@ def fine_tune(
         styles=options.forged_styles,
         seed=config.seed,
     )
-    batches = ExampleBatches(policy, forged, control_format, config, objective=module)
+    batches = ExampleBatches(policy, forged, control_format, config, objective=module, rank=rank)
     set_seed(config.seed)  # adapters are initialised at random
+    on_cpu = policy.device.type == "cpu" and not launch.is_sharded()
     with trainable(policy, options) as model, quiet(), progress.task(label, len(batches), unit="steps") as advance:
         trainer = ObjectiveTrainer(
             model,
-            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=policy.device.type == "cpu"),
+            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=on_cpu),
             batches,
             objective=module,
             options=objective_options(options, objective),
@@ -175,11 +205,14 @@ def fine_tune(
             warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
             optimizer=_optimizer(options),
             callbacks=[Advance(advance)],
+            rank=rank,
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        if launch.is_sharded():
+            trainer.save_model(str(checkpoints / _WHOLE))
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
-        if options.lora is not None and adapter is not None:
+        if options.lora is not None and adapter is not None and rank.leads:
             save_adapter(model, adapter)
     log = [entry for entry in trainer.state.log_history if "nll" in entry]
     return {
@@ -213,6 +246,7 @@ def _arguments(
         seed=config.seed,
         bf16=config.dtype == "bfloat16" or options.mixed_precision,
         use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,
         report_to=[],
         disable_tqdm=True,
@@ -223,7 +257,10 @@ def _arguments(
 
 
 class ExampleBatches(Dataset[dict[str, Tensor]]):
-    """The planned batches as tensors; item i is step i: its factual rows, then its counterfactual ones."""
+    """The planned batches as tensors; item i is step i: its factual rows, then its counterfactual ones.
+
+    Of these rows, those that the process `rank` computes.
+    """
 
     def __init__(
         self,
@@ -233,7 +270,9 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         config: RunConfig,
         *,
         objective: Objective,
+        rank: Rank = ALONE,
     ) -> None:
+        self._rank = rank
         self._tokenizer = policy.tokenizer
         self._context = policy.context
         self._format = control_format
@@ -265,7 +304,7 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
             own = self._examples[index].control
             changed.append([float(control[name] != own[name]) for name in self._format.names])
         return {
-            **pad_rows(rows, pad_id=self._tokenizer.pad_token_id),
+            **own_rows(rows, self._rank, pad_id=self._tokenizer.pad_token_id),
             "counterfactual_rows": torch.tensor(batch.counterfactual_rows, dtype=torch.long),
             "changed": torch.tensor(changed),
         }
@@ -304,6 +343,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         warmup_steps: int = 0,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        rank: Rank = ALONE,
     ) -> None:
         super().__init__(
             model=model,
@@ -318,6 +358,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._options = options
         self._passes = passes
         self._warmup_steps = warmup_steps
+        self._rank = rank
         self._parts: dict[str, list[Tensor]] = {}
         # Our loss is already a mean over the batch's examples: nothing is left to divide by.
         self.model_accepts_loss_kwargs = False
@@ -325,12 +366,19 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Every step's batch, in the order of the plan; a batch has this process's share in it already."""
+        if self._rank.count == 1:
+            loader: DataLoader[dict[str, Tensor]] = super().get_train_dataloader()
+            return loader
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor:
         """The objective of a planned batch."""
         assert not return_outputs
-        return self._loss(objective_inputs(model, inputs))
+        return self._loss(self._forward(model, {name: inputs[name] for name in _ROW_TENSORS}), inputs)
 
     def training_step(
         self, model: Any, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | int | None = None
@@ -344,23 +392,31 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
         def forward(rows: Mapping[str, Tensor]) -> LogProbabilities:
             with self.compute_loss_context_manager():
-                return response_logprobs(model, **rows)
+                return self._forward(model, rows)
 
         return accumulate(
             {name: batch[name] for name in _ROW_TENSORS},
             self._passes,
             forward=forward,
-            loss=lambda found: self._loss(as_objective_inputs(found, batch)),
+            loss=lambda found: self._loss(found, batch),
             backward=self.accelerator.backward,
             apart=lambda: self.accelerator.no_sync(model),
         )
 
-    def _loss(self, inputs: ObjectiveInputs) -> Tensor:
+    def _forward(self, model: Any, rows: Mapping[str, Tensor]) -> LogProbabilities:
+        """This process's rows through the model, wrapped as it may be; its output layer is the inner one's."""
+        return logprobs_through(model, self.model.get_output_embeddings(), **rows)
+
+    def _loss(self, found: LogProbabilities, batch: Mapping[str, Tensor]) -> Tensor:
+        """The objective of the whole batch, of which `found` is this process's part."""
+        if self._rank.count > 1:
+            found = gathered(found, batch["whole_mask"], self._rank)
+        inputs = as_objective_inputs(found, batch)
         warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
         loss = self._objective.loss(replace(inputs, warmth=warmth), self._options)
         for name, part in loss.parts.items():
             self._parts.setdefault(name, []).append(part)
-        return loss.total
+        return summed_gradient(loss.total, self._rank)
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Adds the mean of each of the loss's parts since the last log."""
@@ -395,12 +451,27 @@ def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
     return (lambda: muon_with_adamw), {"lr": float(options.learning_rate), "weight_decay": options.weight_decay}
 
 
-def _save(policy: Policy, folder: Path) -> None:
-    """The model and its tokenizer, moved into place whole."""
+def _refuse_sharded(config: RunConfig) -> None:
+    """Raises `InputError` for what FSDP cannot train here."""
+    options = config.train
+    if options.lora is not None or options.optimizer != "adamw":
+        raise InputError(
+            f"train: got {'lora' if options.lora is not None else options.optimizer} under FSDP, allowed is adamw for "
+            "all weights",
+            hint="set train.lora=null and train.optimizer=adamw, or launch without FSDP: adapters rarely need it",
+        )
+
+
+def _save(policy: Policy, folder: Path, *, whole: Path | None = None) -> None:
+    """The model and its tokenizer, moved into place whole; `whole` holds the model where it was sharded."""
     aside = folder.with_name(folder.name + ".tmp-save")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     with quiet():
-        policy.model.save_pretrained(aside)
+        if whole is None:
+            policy.model.save_pretrained(aside)
+        else:
+            whole.rename(aside)
+            (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle
         policy.tokenizer.save_pretrained(aside)
     aside.rename(folder)
