@@ -31,7 +31,9 @@ from rheostat.rundir import RunDirectory
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 SAMPLES, WORDS, SHARD, LIMIT_MIB = 8, 60, 512, 2048
-CONFIG = ["methods=[base, prompting]", "judges={}", "evaluate.bootstrap=200", f"generate.samples={SAMPLES}"]
+CONFIG = [
+    "methods=[base, prompting]", "judges={}", "suite=null", "evaluate.bootstrap=200", f"generate.samples={SAMPLES}",
+]  # fmt: skip
 STAGES = ("score", "distil", "evaluate")
 
 

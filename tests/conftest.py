@@ -32,7 +32,7 @@ def restricted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = (
         "levels.safety=[0.5, 0.75, 1]", "levels.helpfulness=[0, 1]", "train.lora.rank=2", "train.steps=6",
         "train.batch_size=4", "train.learning_rate=0.01", "distil.minimum_contrast=0", "methods=[clm]",
-        "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}",
+        "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}", "suite=null",
         "generate.samples=8", "generate.max_tokens=24", "evaluate.max_tokens=12", "evaluate.reachable_samples=4",
         "evaluate.bootstrap=100",
     )  # fmt: skip

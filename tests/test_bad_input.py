@@ -49,7 +49,8 @@ def test_all_that_is_not_there_is_told_at_once_and_nothing_is_written(tmp_path: 
     (tmp_path / "folder.jsonl").mkdir()
     settings = (
         f"prompts.train=[pocket:trian, {tmp_path}/absent.jsonl, {tmp_path}/folder.jsonl, a.yaml, \"a\\0.txt\"]",
-        "model=/absent/model", "rewards={safety: pocket:nope, helpfulness: ./no/folder}", "judges={}", "device=tpu",
+        "model=/absent/model", "rewards={safety: pocket:nope, helpfulness: ./no/folder}", "judges={}", "suite=null",
+        "device=tpu",
     )  # fmt: skip
     named = (
         "9 problems", "'tpu'", "model: /absent/model: no such folder", "pocket model 'nope'", "./no/folder",

@@ -20,7 +20,7 @@ SMALL = (
     "prompts.train_limit=4", "prompts.evaluation_limit=3", "prompts.calibration_limit=4", "generate.samples=4",
     "generate.max_tokens=24", "evaluate.max_tokens=16", "evaluate.reachable_samples=2", "evaluate.bootstrap=100",
     "evaluate.forged_prompts=2", "levels=[0,0.5,1]", "train.steps=4", "train.batch_size=4",
-    "distil.minimum_contrast=0", "methods=[base,clm]", "judges={}", "prompts.generalization=null",
+    "distil.minimum_contrast=0", "methods=[base,clm]", "judges={}", "suite=null", "prompts.generalization=null",
 )  # fmt: skip
 
 

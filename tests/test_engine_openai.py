@@ -309,7 +309,7 @@ def test_a_run_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with serving(behaviour) as server:
         endpoint = {"base_url": server.url, "model": "judge", "api_key_env": "RUN_KEY"}
         judge = {"kind": "judge", "endpoint": endpoint, "calibration": "quantile"}
-        quick = ("engine.api_key_env=RUN_KEY", "prompts.generalization=null", "judges={}",
+        quick = ("engine.api_key_env=RUN_KEY", "prompts.generalization=null", "judges={}", "suite=null",
                  f"rewards.safety={json.dumps(judge)}")  # fmt: skip
         invoke(command("generate", out, server.url, *quick))
         for stage in ("score", "distil", "evaluate"):

@@ -32,7 +32,7 @@ from rheostat.score import load_calibrators, score
 from rheostat.shard_work import EncodedWork, InThisProcess, ShardTask
 
 SMALL = [
-    "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}",
+    "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}", "suite=null",
     "generate.samples=4", "generate.shard_prompts=1", "generate.max_tokens=32", "evaluate.max_tokens=16",
     "evaluate.shard_prompts=1", "evaluate.reachable_samples=4", "levels=[0,1]", "methods=[reranking]",
     "evaluate.rerank_samples=2",

@@ -16,7 +16,8 @@ COMMAND = [
         "prompts.train_limit=8", "prompts.evaluation_limit=2", "generate.samples=8", "generate.shard_prompts=2",
         "generate.max_tokens=48", "evaluate.max_tokens=32", "evaluate.shard_prompts=1", "evaluate.reachable_samples=4",
         "evaluate.bootstrap=100", "levels=[0,0.5,1]", "train.steps=8", "train.batch_size=4", "train.save_steps=2",
-        "distil.minimum_contrast=0", "methods=[base,clm,exmate]",
+        "distil.minimum_contrast=0", "methods=[base,clm,exmate]", "prompts.calibration_limit=1",
+        "evaluate.forged_prompts=1", "suite.limit=1",
     )),
 ]  # fmt: skip
 MOMENTS = {
@@ -25,6 +26,8 @@ MOMENTS = {
     "distil": "distil/moec/stage.json",
     "train": "train/exmate-moec/checkpoints/checkpoint-2",
     "evaluate": "evaluate/optimization/exmate/shard-00000.parquet",
+    "forgery": "forgery/exmate/stage.json",
+    "suite": "suite/exmate/stage.json",
 }
 
 

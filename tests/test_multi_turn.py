@@ -17,6 +17,7 @@ SMALLEST = (
     "prompts.held_out=0.2", "prompts.generalization=null", "prompts.optimization=null", "prompts.evaluation_limit=1",
     "prompts.train_limit=null", "generate.samples=3", "generate.max_tokens=12", "evaluate.max_tokens=8",
     "evaluate.rerank_samples=2", "evaluate.reachable_samples=2", "evaluate.bootstrap=100", "levels=[0,1]",
+    "evaluate.forged_prompts=0", "suite=null",
     "train.steps=2", "train.batch_size=2", "train.forged_share=0", "distil.minimum_contrast=0", "judges={}",
     "methods=[reranking,exmate]",
 )  # fmt: skip
@@ -77,9 +78,10 @@ def test_every_stage_sees_the_whole_conversation(tmp_path: Path, rendered: list[
     given = set(rendered)
     with RunDirectory.open(out, read_only=True) as run:
         train, held_out = (run.finished("prompts").read(Prompt, prefix=each) for each in ("train", "optimization"))
+        calibration = run.finished("calibration").read(Prompt, prefix="calibration")
         asked = {prompt.id: prompt.messages for prompt in train}
         assert len(run.finished("generate").read(Response)) == 3 * len(train)
-    assert given == {prompt.messages for prompt in (*train, *held_out)} <= expected
+    assert given == {prompt.messages for prompt in (*train, *held_out, *calibration)} <= expected
     assert len(train) > 2 and len(held_out) == 1
     command("score", str(out))
     assert set(rendered) == set(asked.values()), "what a reward reads"
@@ -90,7 +92,7 @@ def test_every_stage_sees_the_whole_conversation(tmp_path: Path, rendered: list[
     command("train", str(out))
     assert rendered and set(rendered) == {example.messages for example in examples}
     command("evaluate", str(out))
-    assert set(rendered) == {prompt.messages for prompt in held_out}
+    assert set(rendered) == {prompt.messages for prompt in (*held_out, *calibration)}
     with RunDirectory.open(out, read_only=True) as run:
         evaluated = run.finished("evaluate/optimization/exmate").read(EvaluationRow)
     assert {row.prompt_id for row in evaluated} == {prompt.id for prompt in held_out}

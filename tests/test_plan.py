@@ -22,7 +22,7 @@ def recipe(*more: str) -> RunConfig:
     small = (
         "prompts.train_limit=20", "prompts.evaluation_limit=4", "generate.samples=8", "generate.max_tokens=48",
         "evaluate.max_tokens=48", "evaluate.reachable_samples=4", "evaluate.rerank_samples=4", "levels=[0, 1]",
-        "train.steps=12", "methods=[base, reranking, clm]", "evaluate.bootstrap=100", "batch_tokens=4096",
+        "train.steps=12", "methods=[base, reranking, clm]", "evaluate.bootstrap=100", "batch_tokens=4096", "suite=null",
     )  # fmt: skip
     return load_config("pocket", [*small, *more])
 

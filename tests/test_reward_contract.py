@@ -78,9 +78,9 @@ def test_a_reward_scores_each_item_in_order(name: str) -> None:
     scores = reward.score(ITEMS, progress=told.append)
     assert len(scores) == len(ITEMS) == sum(told)
     assert scores[0] == scores[3] != scores[1] or name in ("rules", "truth")
-    assert reward.score(ITEMS[::-1]) == pytest.approx(scores[::-1], abs=1e-5)
+    assert reward.score(ITEMS[::-1]) == pytest.approx(scores[::-1], rel=1e-4, abs=1e-5)
     assert reward.score([]) == []
-    assert reward.score(ITEMS[1:2]) == pytest.approx(scores[1:2], abs=1e-5)
+    assert reward.score(ITEMS[1:2]) == pytest.approx(scores[1:2], rel=1e-4, abs=1e-5)
 
 
 def test_the_truth_is_the_pocket_worlds() -> None:
