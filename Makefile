@@ -20,7 +20,7 @@ run: $(VENV)/ready  ## the main job on the embedded pocket world: a table, a pic
 	$(BIN)/rheostat run $(ARGS)
 
 test: $(VENV)/ready  ## the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks
