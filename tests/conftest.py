@@ -31,7 +31,8 @@ def restricted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("restricted") / "run"
     settings = (
         "levels.safety=[0.5, 0.75, 1]", "levels.helpfulness=[0, 1]", "train.lora.rank=2", "train.steps=6",
-        "train.batch_size=4", "train.learning_rate=0.01", "distil.minimum_contrast=0", "methods=[clm]",
+        "train.batch_size=4", "train.learning_rate=0.01", "train.forged_share=0.05",
+        "train.forged_styles=exact", "distil.minimum_contrast=0", "methods=[clm]",
         "prompts.train_limit=8", "prompts.evaluation_limit=2", "prompts.generalization=null", "judges={}", "suite=null",
         "generate.samples=8", "generate.max_tokens=24", "evaluate.max_tokens=12", "evaluate.reachable_samples=4",
         "evaluate.bootstrap=100",
