@@ -194,16 +194,26 @@ class _Scale:
 
 
 def _larger_flight(config: RunConfig, counts: Mapping[str, int], found: Rehearsed) -> int:
-    """Bytes by which the cache of a full shard's rows exceeds that of the rehearsal's."""
+    """Bytes by which the rows in flight of full shards exceed the rehearsal's: the most of generation and evaluation.
+
+    Twice the cache: while it grows it is there in both sizes.
+    """
     shape = read_shape(config.model)
-    longest = config.generate.max_tokens + _PROMPT_TOKENS
+    small = found.summaries["prompts"]
+    cells = len(config.control_format.grid())
+    shards = (
+        ("train", config.generate.shard_prompts, config.generate.samples, config.generate.max_tokens),
+        ("optimization", config.evaluate.shard_prompts, cells, config.evaluate.max_tokens),
+    )
 
-    def flight(prompts: int) -> int:
-        rows = min(prompts, config.generate.shard_prompts) * config.generate.samples
-        tokens = min(config.batch_tokens, rows * longest)
-        return shape.generating(config.dtype, rows=tokens // longest, tokens=tokens)
+    def flight(prompts: int, shard: int, rows_each: int, longest: int) -> int:
+        rows = min(prompts, shard) * rows_each
+        tokens = min(config.batch_tokens, rows * (longest + _PROMPT_TOKENS))
+        return 2 * shape.generating(config.dtype, rows=tokens // (longest + _PROMPT_TOKENS), tokens=tokens)
 
-    return max(0, flight(counts["train"]) - flight(int(found.summaries["prompts"]["train"])))
+    return max(
+        0, *(flight(counts[split], *rest) - flight(int(small[split]), *rest) for split, *rest in shards)
+    )
 
 
 def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
