@@ -21,6 +21,14 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+def test_a_rate_without_a_point_is_a_number() -> None:
+    """YAML 1.1 reads 5e-4 as a text, 5.0e-4 as a number."""
+    for written in ("5e-4", "5.0e-4", ".0005"):
+        assert load_config("pocket", [f"train.learning_rate={written}"]).train.learning_rate == 5e-4
+    with pytest.raises(ConfigError, match="train.learning_rate: got 'fast'"):
+        load_config("pocket", ["train.learning_rate=fast"])
+
+
 def problems(**changes: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         validate({**MINIMAL, **changes})

@@ -3,6 +3,7 @@
 How a recipe is read, overridden and refused: `recipe.py`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -170,7 +171,8 @@ class LoraConfig(Block):
 
 
 def _auto_or_other(value: Any) -> str:
-    return "[auto]" if isinstance(value, str) else "[other]"
+    """Which form a value is meant to be; YAML reads `5e-4`, which has no point, as a text."""
+    return "[auto]" if isinstance(value, str) and not re.match(r"[\d.]", value) else "[other]"
 
 
 Lora = Annotated[
