@@ -17,7 +17,6 @@ from rheostat.forgery import forge
 from rheostat.generate import generate
 from rheostat.method_name import MethodName, TrainingData
 from rheostat.models import pick_device
-from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompts import CALIBRATION
 from rheostat.recipe import load_config, to_yaml
@@ -29,7 +28,6 @@ from rheostat.storage import write_json
 from rheostat.suite import answer_suite
 from rheostat.suite_prompts import collect_suite
 from rheostat.train import stage_name, train, trained
-from rheostat.workbench import Workbench
 
 StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
 
@@ -111,19 +109,22 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
         evaluator = Evaluator(directory, config, load_calibrators(directory, config), executor)
         evaluations = evaluations_of(directory)
         calibrates = bool(_calibration(directory, config).read(Prompt, prefix=CALIBRATION))
+        if config.suite is not None:
+            collect_suite(directory, config)
         for evaluation in evaluations:
             evaluator.reachable(evaluation, progress=progress)
         for name in config.method_names:
             tuned = _tuned(directory, config, name)
             evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
-            if tuned is None or not name.is_dialled_model:
-                continue
-            if calibrates:
-                evaluator.evaluate(name, [CALIBRATION], tuned=tuned, progress=progress)
-            if config.evaluate.forged_prompts:
-                forge(directory, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress)
-        if config.suite is not None:
-            _suite(directory, config, executor, progress)
+            if tuned is not None and name.is_dialled_model:
+                if calibrates:
+                    evaluator.evaluate(name, [CALIBRATION], tuned=tuned, progress=progress)
+                if config.evaluate.forged_prompts:
+                    forge(directory, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress)
+            if config.suite is not None:
+                answer_suite(
+                    directory, config, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress
+                )
     write_json(directory.path / "evaluation.json", figures(directory, config))
 
 
@@ -133,16 +134,6 @@ def _calibration(directory: RunDirectory, config: RunConfig) -> Stage:
         return directory.finished(CALIBRATION)
     except StageMissing:
         return collect_calibration(directory, config)
-
-
-def _suite(
-    directory: RunDirectory, config: RunConfig, executor: Executor, progress: ProgressDisplay
-) -> None:
-    collect_suite(directory, config)
-    bench = Workbench(config, load_calibrators(directory, config))
-    for name in config.method_names:
-        tuned = _tuned(directory, config, name)
-        answer_suite(directory, config, bench, name, tuned=tuned, executor=executor, progress=progress)
 
 
 def _tuned(directory: RunDirectory, config: RunConfig, name: MethodName) -> Stage | None:
