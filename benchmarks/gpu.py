@@ -10,10 +10,9 @@ against the device's measured matrix products in the same type. At its smallest 
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ SIZES = {
     "0.3b": Size(1024, 20, 16, 32_000, 64, 16, 128, 16, 16, 900),
     "1b": Size(2048, 18, 16, 32_000, 64, 16, 128, 8, 16, 900),
 }
-WARM_UP = 4
 
 
 def build(folder: Path, size: Size) -> None:
@@ -117,23 +115,6 @@ def check(policy: Policy) -> dict[str, float]:
     return {"logprob_difference_a_token": max(differences), "greedy_equal": sum(equal) / len(equal)}
 
 
-class Clock:
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    @contextmanager
-    def task(self, label: str, total: int | None, *, unit: str = "items", done: int = 0) -> Iterator[Any]:
-        yield lambda count: self.ends.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        """Of a step, over all after the first few: what the device still had queued is in it."""
-        ends = self.ends[WARM_UP:]
-        return (ends[-1] - ends[0]) / (len(ends) - 1)
-
-
 def generation(folder: Path, size: Size, dtype: Dtype) -> tuple[float, float]:
     """Tokens and seconds."""
     policy = load_policy(str(folder / "policy"), dtype=dtype)
@@ -182,14 +163,14 @@ def training(folder: Path, size: Size, dtype: Dtype, objective: str) -> tuple[fl
         examples.append(Example(str(index), messages(index), control, text, control))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    clock = Clock()
+    clock = machine.Clock()
     with tempfile.TemporaryDirectory() as checkpoints:
         found = fine_tune(
             policy, examples, objective=objective, config=config, checkpoints=Path(checkpoints), progress=clock
         )
     rows = 2.0 if objective == "exmate" else 1.0
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return rows * found["tokens"] / size.steps, clock.seconds, float(peak)
+    return rows * found["tokens"] / size.steps, statistics.mean(clock.steps), float(peak)
 
 
 def main() -> None:

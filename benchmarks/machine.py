@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,28 @@ def describe() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "matmul_flops": matmul_rate(),
     }
+
+
+class Clock:
+    """A progress display that notes when each step ended, in seconds; the first `warm_up` steps do not count."""
+
+    def __init__(self, warm_up: int = 4) -> None:
+        self._warm_up = warm_up
+        self._ends: list[float] = []
+
+    @contextmanager
+    def task(self, label: str, total: int | None, *, unit: str = "items", done: int = 0) -> Iterator[Any]:
+        yield lambda count: self.tick()
+
+    def tick(self) -> None:
+        """A step has ended."""
+        self._ends.append(time.perf_counter())
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds of each step that counts."""
+        ends = self._ends[self._warm_up :]
+        return [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
 
 
 def contest(description: str | None, *, model: str, prompts: int, batch_tokens: int) -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ import yaml
 from rheostat import metrics, plugins
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
-from rheostat.figures import grid_of
+from rheostat.grid import Grid
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.models import load_policy
 from rheostat.plugins import GenerationRequest, Judged, Sampling
@@ -82,7 +82,7 @@ def measure(policy, base, prompts, scorer, config: RunConfig, seed: int) -> dict
         )
         for (p, control), c, score, logprob in zip(cells, completions, scores, sums, strict=True)
     ]
-    figures = metrics.evaluate(grid_of(found, "reward", config), resamples=200, seed=0)
+    figures = metrics.evaluate(Grid.of(found, "reward", config.control_format), resamples=200, seed=0)
     result = {"nll_base": -sum(sums) / sum(c.tokens for c in completions)}
     for name, each in figures.attributes.items():
         short = name[:1]

@@ -17,9 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,6 @@ from rheostat.recipe import load_config
 from rheostat.records import Example, Message
 from rheostat.train import fine_tune
 
-WARM_UP = 4
 SENTENCE = "First, lay the sheet flat on a table. Then, smooth out the creases by hand. Always keep it dry. "
 
 
@@ -61,38 +58,22 @@ def corpus(config: RunConfig, count: int) -> list[Example]:
     return made
 
 
-class Clock:
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    @contextmanager
-    def task(self, label: str, total: int | None, *, unit: str = "items", done: int = 0) -> Iterator[Any]:
-        yield lambda count: self.ends.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        ends = self.ends[WARM_UP:]
-        return statistics.median(later - earlier for earlier, later in zip(ends, ends[1:], strict=False))
-
-
 class _Ends(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: machine.Clock) -> None:
         self._clock = clock
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._clock.ends.append(time.perf_counter())
+        self._clock.tick()
 
 
-def ours(objective: str, config: RunConfig, examples: list[Example], clock: Clock) -> Any:
+def ours(objective: str, config: RunConfig, examples: list[Example], clock: machine.Clock) -> Any:
     policy = load_policy(config.model, dtype=config.dtype)
     yield policy
     with tempfile.TemporaryDirectory() as folder:
         fine_tune(policy, examples, objective=objective, config=config, checkpoints=Path(folder), progress=clock)
 
 
-def theirs(kind: str, config: RunConfig, examples: list[Example], clock: Clock) -> Any:
+def theirs(kind: str, config: RunConfig, examples: list[Example], clock: machine.Clock) -> Any:
     from datasets import Dataset
 
     policy = load_policy(config.model, dtype=config.dtype)
@@ -157,7 +138,7 @@ def contend(name: str, steps: int, batch: int, more: Sequence[str]) -> dict[str,
     every = ["train.counterfactual.fraction=1"] if kind.endswith("every") else []
     config = recipe(steps, batch, [*more, *every])
     examples = corpus(config, steps * batch)
-    clock = Clock()
+    clock = machine.Clock()
     if kind in ("sft", "dpo"):
         work = theirs(kind, config, examples, clock)
     else:
@@ -168,7 +149,7 @@ def contend(name: str, steps: int, batch: int, more: Sequence[str]) -> dict[str,
     before = _held()
     next(work, None)
     return {
-        "seconds": clock.seconds,
+        "seconds": statistics.median(clock.steps),
         "tokens": tokens,
         "bytes": _peak() - before,
         "parameters": parameters,

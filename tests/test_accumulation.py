@@ -1,6 +1,6 @@
 """A batch in several passes: the gradient of the whole, whatever the objective and the random draws."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,16 +19,9 @@ from rheostat.recipe import load_config, objective_options
 from rheostat.records import Example, Message
 from rheostat.train import ExampleBatches, as_objective_inputs, fine_tune, objective_inputs
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = ("input_ids", "attention_mask", "response_mask")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are too small to share: a second thread would only be waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

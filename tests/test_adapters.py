@@ -1,6 +1,5 @@
 """What of a model is trained: which layers, in which type, and that gradients arrive."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,17 +14,10 @@ from rheostat.recipe import load_config
 from rheostat.train import _plain
 from rheostat.training_plan import settled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ADAPTERS = LoraConfig(rank=2)
 IDS = torch.arange(5, 45).reshape(2, 20)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are too small to share: a second thread would only be waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gradients(policy: Policy, options: TrainConfig) -> dict[str, torch.Tensor]:

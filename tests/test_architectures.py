@@ -1,7 +1,7 @@
 """All stages, through the real command line, on tiny random models of every kind of architecture and tokenizer."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,8 @@ from rheostat.model_shapes import parameter_count
 from rheostat.models import load_policy, quiet
 from rheostat.records import EvaluationRow
 from rheostat.rundir import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = {
     "vocab_size": 2048,
@@ -81,15 +83,6 @@ SMALLEST = (
     "evaluate.bootstrap=100", "batch_tokens=4096", "device=cpu", "methods=[base,exmate]",
     "rewards.helpfulness=pocket:reward-helpfulness", "rewards.safety=pocket:reward-safety",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are too small to share: a second thread would only be waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from rheostat.errors import ModelError, PromptTooLong
 from rheostat.models import Policy, load_policy, quiet
 from rheostat.plugins import Completion, GenerationRequest, Sampling, attribute
 from rheostat.records import Message
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORMAT = ControlFormat((attribute("helpfulness"), attribute("safety")))
 TOKENIZER = AutoTokenizer.from_pretrained(pocket.weights("chat"))
@@ -61,15 +63,6 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "no positions to be told": MptConfig(vocab_size=2048, d_model=32, n_layers=2, n_heads=4, max_seq_len=CONTEXT),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are too small to share: a second thread would only be waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_policy(name: str = "llama", *, end_ids: Sequence[int] = (2,)) -> Policy:

@@ -1,17 +1,18 @@
 """Conversations of several turns through the stages, by the real command line: no stage sees less than the whole."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from rheostat import chat, cli
 from rheostat.records import EvaluationRow, Example, Message, Prompt, Response
 from rheostat.rundir import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALLEST = (
     "prompts.held_out=0.2", "prompts.generalization=null", "prompts.optimization=null", "prompts.evaluation_limit=1",
@@ -37,15 +38,6 @@ def conversation(task: str) -> tuple[Message, ...]:
         Message("assistant", "With patience, and your hands."),
         Message("user", f"How long does it take to {task}?"),
     )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Of models this small a second thread does nothing but wait, on a busy machine for minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """All stages, through the real command line, on models and prompts that nobody wrote for this."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from rheostat.models import load_policy
 from rheostat.records import EvaluationRow, Prompt, Response
 from rheostat.rundir import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = (
     "prompts.train_limit=6", "prompts.evaluation_limit=2", "generate.samples=3", "generate.max_tokens=16",
@@ -21,15 +23,6 @@ SMALLEST = (
     "evaluate.bootstrap=100", "levels=[0,1]", "train.steps=2", "train.batch_size=2", "distil.minimum_contrast=0",
     "batch_tokens=4096",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Of models this small a second thread does nothing but wait, on a busy machine for minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(shared: Path, model: str, out: Path, *overrides: str, prompts: Sequence[Path] = ()) -> str:

@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from rheostat import cli, metrics, preflight
@@ -24,6 +22,8 @@ from rheostat.suite_picture import panels
 from rheostat.suite_prompts import read_suite
 from rheostat.suite_report import explanation, table
 from rheostat.tables import evaluation_tables
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 POCKET = "suite={harmful: pocket:generalization/risky, harmless: pocket:generalization/borderline, limit: 3}"
 
@@ -222,14 +222,6 @@ SMALLEST = (
     "evaluate.bootstrap=100", "levels=[0,1]", "train.steps=2", "train.batch_size=2", "distil.minimum_contrast=0",
     "methods=[base,reranking,clm]", "batch_tokens=4096", "prompts.generalization=null", "judges={}", "suite=null",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(out: Path, *settings_given: str, recipe: str = "pocket") -> str:

@@ -24,14 +24,15 @@ WANTED = tuple(step / 20 for step in range(21))
 def calibrated(run: RunDirectory, config: RunConfig, evaluations: Sequence[str]) -> dict[str, Any]:
     """By tuned method what its calibrated dials do, on the test prompts; empty where none was calibrated."""
     found = {}
+    form = config.control_format
     for name in _dialled(config):
         rows = _rows(run, f"evaluate/{CALIBRATION}/{name.name}", EvaluationRow)
         if not rows or not config.prompts.calibration_limit:
             continue
-        maps = dial_map.fit_maps(_grid(rows, OWN, config))
+        maps = dial_map.fit_maps(Grid.of(rows, OWN, form))
         grids = {
             evaluation: {
-                scorer: _grid(_rows(run, f"evaluate/{evaluation}/{name.name}", EvaluationRow), scorer, config)
+                scorer: Grid.of(_rows(run, f"evaluate/{evaluation}/{name.name}", EvaluationRow), scorer, form)
                 for scorer in scorers_of(evaluation, config)
             }
             for evaluation in evaluations
@@ -111,11 +112,6 @@ def _rows(run: RunDirectory, stage: str, row_type: type[AnyRecord]) -> list[AnyR
         return run.finished(stage).read(row_type)
     except StageMissing:
         return []
-
-
-def _grid(rows: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> Grid:
-    form = config.control_format
-    return Grid.from_rows(rows, attributes=form.names, levels=form.levels, scorer=scorer)
 
 
 def _nominal(maps: Mapping[str, DialMap]) -> dict[str, DialMap]:

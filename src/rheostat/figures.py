@@ -60,12 +60,6 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     return document
 
 
-def grid_of(rows: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> Grid:
-    """The rows of a method by one scorer, as arrays."""
-    form = config.control_format
-    return Grid.from_rows(rows, attributes=form.names, levels=form.levels, scorer=scorer)
-
-
 def _method(
     rows: Sequence[EvaluationRow], scorer: str, config: RunConfig, reachable: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -73,7 +67,7 @@ def _method(
         name: (each["low"], each["high"]) for name, each in reachable.items() if each["high"] > each["low"]
     }
     found = metrics.evaluate(
-        grid_of(rows, scorer, config),
+        Grid.of(rows, scorer, config.control_format),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
         reachable=ranges if len(ranges) == len(reachable) else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rheostat.control import Levels, levels_of
+from rheostat.control import ControlFormat, Levels, levels_of
 from rheostat.records import EvaluationRow, by_prompt
 
 Array = NDArray[np.float64]
@@ -67,6 +67,13 @@ class Grid:
         requested = [[[row.requested[name] for name in attributes] for row in cells] for cells in prompts]
         achieved = [[[row.scores[score] for score in scores] for row in cells] for cells in prompts]
         return cls(tuple(attributes), levels, np.array(requested, float), np.array(achieved, float))
+
+    @classmethod
+    def of(cls, rows: Sequence[EvaluationRow], scorer: str, control_format: ControlFormat) -> "Grid":
+        """The grid of rows that were asked for under the controls of `control_format`; raises as `from_rows` does."""
+        return cls.from_rows(
+            rows, attributes=control_format.names, levels=control_format.levels, scorer=scorer
+        )
 
     @property
     def prompts(self) -> int:

@@ -56,7 +56,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         for name in evaluation["evaluations"]["optimization"]
     }
     grids = {
-        name: Grid.from_rows(each, attributes=attributes, levels=form.levels, scorer=OWN)
+        name: Grid.of(each, OWN, form)
         for name, each in rows.items()
     }
     tuned = [name.name for name in config.method_names if name.objective is not None]
@@ -111,9 +111,7 @@ def _generalization_curves(
     for scorer in first.get("scorers", {}):
         title = report_tables.generalization_title(evaluation, scorer)
         found[title] = {
-            name: _curves(
-                Grid.from_rows(each, attributes=form.names, levels=form.levels, scorer=scorer), config
-            )
+            name: _curves(Grid.of(each, scorer, form), config)
             for name, each in rows.items()
         }
     return found
