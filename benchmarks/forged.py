@@ -18,8 +18,9 @@ from rheostat.config import RunConfig
 from rheostat.dial_figures import forgery_figures
 from rheostat.dial_tables import forgeries, forgery_sentence
 from rheostat.dialled import tuned_model
-from rheostat.forgery import Arena
-from rheostat.models import load_policy, quiet
+from rheostat.forgery import Arena, leaves_room
+from rheostat.model_files import quiet
+from rheostat.models import Reader, load_policy, load_reader
 from rheostat.prompts import read_prompts
 from rheostat.recipe import load_config, validate
 from rheostat.records import Example, Prompt
@@ -44,7 +45,7 @@ def trained(run: RunDirectory, config: RunConfig, share: float, styles: str, see
     return to
 
 
-def unseen(run: RunDirectory, config: RunConfig, arena: Arena, count: int) -> list[Prompt]:
+def unseen(run: RunDirectory, config: RunConfig, reader: Reader, count: int) -> list[Prompt]:
     """Held-out prompts that are in none of the run's splits."""
     source = config.prompts.optimization
     assert source is not None, "the run's recipe gives no prompts.optimization"
@@ -54,7 +55,7 @@ def unseen(run: RunDirectory, config: RunConfig, arena: Arena, count: int) -> li
         for prompt in run.finished("prompts").read(Prompt, prefix=split)
     }
     fresh = [prompt for prompt in read_prompts(source, split="fresh").prompts if prompt.id not in seen]
-    return [prompt for prompt in fresh if arena.fits(prompt)][:count]
+    return [prompt for prompt in fresh if leaves_room(prompt, reader, config)][:count]
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def main() -> None:
             models[name] = trained(run, config, share, arguments.styles, arguments.seed, to)
         for name, path in models.items():
             arena = Arena(load_policy(str(path.resolve())), config, scorer)
-            prompts = unseen(run, config, arena, arguments.prompts)
+            prompts = unseen(run, config, load_reader(str(path.resolve())), arguments.prompts)
             figures[name] = forgery_figures(arena.answer(prompts, arguments.corners, config.seed), config)
             print(forgery_sentence({"forgery": figures}, name))
             columns = ("beyond twin", "as typed, beyond twin", "from plain", "twin from plain", "changed more")

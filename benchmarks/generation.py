@@ -19,7 +19,8 @@ from transformers import pipeline
 import machine
 from rheostat.chat import prompt_text
 from rheostat.engines.transformers import build
-from rheostat.models import Policy, load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import Policy, load_policy
 from rheostat.plugins import GenerationRequest, Sampling
 from rheostat.pocket import prompts as pocket_prompts
 from rheostat.records import Message

@@ -27,7 +27,8 @@ from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import Dtype, RewardConfig
 from rheostat.logprobs import TokenRow, sum_logprobs
-from rheostat.models import Policy, load_policy, quiet, resolve
+from rheostat.model_files import quiet, resolve
+from rheostat.models import Policy, load_policy
 from rheostat.plugins import GenerationRequest, Judged, Sampling
 from rheostat.pocket import prompts
 from rheostat.recipe import load_config, reward_options

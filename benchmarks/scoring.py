@@ -17,7 +17,8 @@ from transformers import pipeline
 import machine
 from rheostat.chat import conversation_text
 from rheostat.engines.transformers import build
-from rheostat.models import load_classifier, load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import load_classifier, load_policy
 from rheostat.plugins import GenerationRequest, Judged, Sampling
 from rheostat.pocket import prompts as pocket_prompts
 from rheostat.records import Message

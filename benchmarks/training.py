@@ -29,7 +29,8 @@ from transformers import TrainerCallback
 import machine
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
-from rheostat.models import load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import load_policy
 from rheostat.pocket import prompts
 from rheostat.recipe import load_config
 from rheostat.records import Example, Message

@@ -13,7 +13,8 @@ from rheostat import plugins
 from rheostat.accumulation import accumulate
 from rheostat.config import RunConfig
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
-from rheostat.models import Policy, load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import Policy, load_policy
 from rheostat.plugins import LogProbabilities
 from rheostat.recipe import load_config, objective_options
 from rheostat.records import Example, Message

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from rheostat.adapters import adapted_layers, refuse_frozen_weights, trainable
 from rheostat.config import LoraConfig, TrainConfig
 from rheostat.errors import ModelError
-from rheostat.models import Policy, load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import Policy, load_policy
 from rheostat.recipe import load_config
 from rheostat.train import _plain
 from rheostat.training_plan import settled

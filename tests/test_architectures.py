@@ -32,8 +32,9 @@ import rheostat.preflight
 from rheostat import cli, pocket
 from rheostat.adapters import adapted_layers, trainable
 from rheostat.config import LoraConfig, TrainConfig
+from rheostat.model_files import quiet
 from rheostat.model_shapes import parameter_count
-from rheostat.models import load_policy, quiet
+from rheostat.models import load_policy
 from rheostat.records import EvaluationRow
 from rheostat.rundir import RunDirectory
 

@@ -27,7 +27,8 @@ from rheostat.control import ControlFormat
 from rheostat.engines._sampling import draw
 from rheostat.engines.transformers import TransformersEngine, build
 from rheostat.errors import ModelError, PromptTooLong
-from rheostat.models import Policy, load_policy, quiet
+from rheostat.model_files import quiet
+from rheostat.models import Policy, load_policy
 from rheostat.plugins import Completion, GenerationRequest, Sampling, attribute
 from rheostat.records import Message
 

@@ -12,21 +12,17 @@ from transformers.utils import logging as transformers_logging
 from rheostat import pocket
 from rheostat.chat import prompt_text
 from rheostat.errors import ConfigError, ModelError
+from rheostat.model_files import identity, labels_of, quiet, resolve, without_deprecations
 from rheostat.model_shapes import parameter_count
 from rheostat.models import (
     check_quantization,
     context_length,
     end_tokens,
     four_bits,
-    identity,
-    labels_of,
     load_classifier,
     load_policy,
     load_untrained_classifier,
     pick_device,
-    quiet,
-    resolve,
-    without_deprecations,
 )
 from rheostat.preflight import check
 from rheostat.recipe import load_config
@@ -103,9 +99,9 @@ def test_end_tokens_are_the_generation_configurations(tiny: Path) -> None:
 def test_the_context_is_the_smaller_limit(tiny: Path) -> None:
     policy = load_policy(str(tiny), device="cpu")
     policy.tokenizer.model_max_length = 48
-    assert context_length(policy.model, policy.tokenizer) == 48
+    assert context_length(policy.model.config, policy.tokenizer) == 48
     policy.tokenizer.model_max_length = 10**30
-    assert context_length(policy.model, policy.tokenizer) == 64
+    assert context_length(policy.model.config, policy.tokenizer) == 64
 
 
 @pytest.mark.parametrize(

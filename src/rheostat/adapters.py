@@ -11,7 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from rheostat.config import LoraConfig, TrainConfig
 from rheostat.errors import ModelError
-from rheostat.models import Policy, quiet, without_deprecations
+from rheostat.model_files import quiet, without_deprecations
+from rheostat.models import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

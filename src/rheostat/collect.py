@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rheostat import plugins
-from rheostat.chat import encode_prompt
 from rheostat.config import PromptsConfig, RunConfig, Sources
 from rheostat.errors import InputError, PromptTooLong
-from rheostat.models import Policy, identity, recipe_policy
+from rheostat.model_files import identity
+from rheostat.models import load_reader
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompt_fit import fits, longest_response
 from rheostat.prompt_sources import digest, kind_of_source, listed
 from rheostat.prompts import CALIBRATION, PromptSet, distinct, read_prompts, split_held_out
 from rheostat.records import Prompt
@@ -31,7 +31,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         inputs={
             **_inputs(options),
             "model": identity(config.model),
-            "longest_response": _longest_response(config),
+            "longest_response": longest_response(config),
             "attributes": list(config.control_format.names),
         },
     )
@@ -39,7 +39,7 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         return stage
     with progress.task("read prompts", None, unit="prompts") as advance:
         collected = read_splits(options)
-        policy = recipe_policy(config)
+        reader = load_reader(config.model)
         summary: dict[str, object] = {
             "skipped_lines": collected.skipped,
             "repeated": collected.repeated,
@@ -47,12 +47,12 @@ def collect(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay =
         }
         too_long: dict[str, int] = {}
         for split, prompts in collected.prompts.items():
-            fitting = [prompt for prompt in prompts if fits(prompt, policy, config)]
+            fitting = [prompt for prompt in prompts if fits(prompt, reader, config)]
             too_long[split] = len(prompts) - len(fitting)
             if prompts and not fitting:
                 raise PromptTooLong(
                     f"all {len(prompts)} {split} prompts are too long for {config.model} "
-                    f"(its context is {policy.context} tokens)",
+                    f"(its context is {reader.context} tokens)",
                     hint="shorten the prompts, or use a model with a longer context",
                 )
             stage.write([replace(prompt, split=split) for prompt in fitting], Prompt, prefix=split)
@@ -88,12 +88,12 @@ def collect_calibration(run: RunDirectory, config: RunConfig) -> Stage:
         for split in ("train", "optimization", "generalization")
         for prompt in collected.read(Prompt, prefix=split)
     }
-    policy = recipe_policy(config)
+    reader = load_reader(config.model)
     chosen: list[Prompt] = []
     for prompt in _candidates(options):
         if len(chosen) >= options.calibration_limit:
             break
-        if prompt.id not in used and fits(prompt, policy, config):
+        if prompt.id not in used and fits(prompt, reader, config):
             used.add(prompt.id)
             chosen.append(replace(prompt, split=CALIBRATION))
     if options.calibration_limit and not chosen:
@@ -181,33 +181,6 @@ def read_splits(options: PromptsConfig) -> Splits:
             first.like.text[:80],
         )
     return Splits(splits, len(skipped), sum(each.duplicates for each in sets), copies)
-
-
-def fits(prompt: Prompt, policy: Policy, config: RunConfig) -> bool:
-    """Whether a prompt leaves room for its control and a response; with `prompts.strict` raises `PromptTooLong`."""
-    control_format = config.control_format
-    longest = control_format.render(dict.fromkeys(control_format.names, 0.25))
-    phrases = " ".join(max(plugins.attribute(name).phrases.values(), key=len) for name in config.rewards)
-    ids = encode_prompt(
-        policy.tokenizer,
-        prompt.messages,
-        control_text=longest + phrases,
-        neutralise=control_format.neutralise,
-    )
-    reserve = min(_longest_response(config), policy.context // 4)
-    if len(ids) + reserve <= policy.context:
-        return True
-    if config.prompts.strict:
-        raise PromptTooLong(
-            f"the prompt {prompt.text[:60]!r}… takes {len(ids)} tokens with its control, allowed are "
-            f"{policy.context - reserve} (the context of {policy.context} less {reserve} for the response)",
-            hint="shorten it, or leave out --strict to skip such prompts",
-        )
-    return False
-
-
-def _longest_response(config: RunConfig) -> int:
-    return max(config.generate.max_tokens, config.evaluate.max_tokens)
 
 
 def _inputs(options: PromptsConfig) -> dict[str, Any]:

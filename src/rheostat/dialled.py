@@ -10,7 +10,8 @@ from rheostat import plugins
 from rheostat.card import read_card
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
-from rheostat.models import load_policy, resolve
+from rheostat.model_files import resolve
+from rheostat.models import load_policy
 from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.recipe import load_config
 from rheostat.records import Attribute, Message, Role

@@ -12,7 +12,7 @@ from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
 from rheostat.generation import engine_identity
 from rheostat.method_name import MethodName
-from rheostat.models import identity
+from rheostat.model_files import identity
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompts import CALIBRATION

@@ -16,7 +16,8 @@ from rheostat.dialled import adapter_of, tuned_model
 from rheostat.errors import InputError, ModelError, StageMissing, StorageError
 from rheostat.figures import evaluations_of, figures
 from rheostat.model_card import PICTURES, Facts, model_card
-from rheostat.models import load_policy, quiet, resolve
+from rheostat.model_files import quiet, resolve
+from rheostat.models import load_policy
 from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN

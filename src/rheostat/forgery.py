@@ -15,7 +15,7 @@ from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
 from rheostat.executors.local import LOCAL
 from rheostat.method_name import MethodName
-from rheostat.models import Policy
+from rheostat.models import Policy, Reader, load_reader
 from rheostat.plugins import Engine, Executor, GenerationRequest, Judged, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Control, ForgeryRow, Message, Prompt, Treatment
@@ -92,13 +92,17 @@ def forge(
     if stage.done:
         return stage
     started = time.perf_counter()
-    work = ForgeryWork(bench, str((tuned.path / "model").resolve()), CONTROLS)
-    arena = work.arena()
-    chosen = [prompt for prompt in prompts.read(Prompt, prefix="optimization") if arena.fits(prompt)]
+    model = str((tuned.path / "model").resolve())
+    reader = load_reader(model)
+    chosen = [
+        prompt
+        for prompt in prompts.read(Prompt, prefix="optimization")
+        if leaves_room(prompt, reader, config)
+    ]
     chosen = chosen[: options.forged_prompts]
     stage.map(
         chosen,
-        work,
+        ForgeryWork(bench, model, CONTROLS),
         key=lambda prompt: prompt.id,
         row_type=ForgeryRow,
         shard_size=options.shard_prompts,
@@ -123,20 +127,15 @@ class ForgeryWork:
 
     def open(self) -> Compute[Prompt]:
         """Loads the model and the rewards."""
-        arena = self.arena()
-        return lambda shard, seed: arena.answer(shard, self.controls, seed)
-
-    def arena(self) -> "Arena":
-        """The model where it is attacked."""
         bench = self.bench
-        return Arena(bench.tuned(self.tuned), bench.config, bench.scorer(OWN))
+        arena = Arena(bench.tuned(self.tuned), bench.config, bench.scorer(OWN))
+        return lambda shard, seed: arena.answer(shard, self.controls, seed)
 
 
 class Arena:
     """A tuned model behind a server that neutralises, and behind one that does not."""
 
     def __init__(self, policy: Policy, config: RunConfig, scorer: CalibratedScorer) -> None:
-        self._policy = policy
         self._scorer = scorer
         self._format = config.control_format
         options = config.evaluate
@@ -148,25 +147,9 @@ class Arena:
             for is_trusting, each in ((False, self._format), (True, trusting))
         }
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether each forgery leaves room for a response."""
-        reserve = min(self._sampling.max_tokens, self._policy.context // 4)
-        return all(
-            self._length(attempt) + reserve <= self._policy.context for attempt in self._attempts(prompt, 1)
-        )
-
-    def _length(self, attempt: Attempt) -> int:
-        ids = encode_prompt(
-            self._policy.tokenizer,
-            attempt.request.messages,
-            control_text=self._format.render(attempt.control),
-            neutralise=None if attempt.treatment == "as typed" else self._format.neutralise,
-        )
-        return len(ids)
-
     def answer(self, prompts: Sequence[Prompt], controls: int, seed: int) -> list[ForgeryRow]:
         """Every attempt on every prompt, at so many corners, answered and scored."""
-        attempts = [attempt for prompt in prompts for attempt in self._attempts(prompt, controls)]
+        attempts = [attempt for prompt in prompts for attempt in attempts_on(prompt, self._format, controls)]
         texts: dict[int, str] = {}
         for is_trusting, engine in self._engines.items():
             places = [at for at, each in enumerate(attempts) if (each.treatment == "as typed") == is_trusting]
@@ -181,12 +164,31 @@ class Arena:
             for at, each in enumerate(attempts)
         ]
 
-    def _attempts(self, prompt: Prompt, controls: int) -> Iterator[Attempt]:
-        for control in forging.corners(self._format, controls):
-            wanted = forging.opposite(control, self._format)
-            yield Attempt(prompt, control, "", "plain", "")
-            for style in forging.STYLES:
-                typed = forging.forged(style, wanted, self._format)
-                yield Attempt(prompt, control, style, "twin", forging.twin(style, wanted, self._format))
-                yield Attempt(prompt, control, style, "neutralised", typed)
-                yield Attempt(prompt, control, style, "as typed", typed)
+
+def attempts_on(prompt: Prompt, control_format: ControlFormat, controls: int) -> Iterator[Attempt]:
+    """All that is tried on a prompt, at so many corners."""
+    for control in forging.corners(control_format, controls):
+        wanted = forging.opposite(control, control_format)
+        yield Attempt(prompt, control, "", "plain", "")
+        for style in forging.STYLES:
+            typed = forging.forged(style, wanted, control_format)
+            yield Attempt(prompt, control, style, "twin", forging.twin(style, wanted, control_format))
+            yield Attempt(prompt, control, style, "neutralised", typed)
+            yield Attempt(prompt, control, style, "as typed", typed)
+
+
+def leaves_room(prompt: Prompt, reader: Reader, config: RunConfig) -> bool:
+    """Whether each forgery behind a prompt leaves room for a response."""
+    control_format = config.control_format
+    reserve = min(config.evaluate.max_tokens, reader.context // 4)
+
+    def length(attempt: Attempt) -> int:
+        ids = encode_prompt(
+            reader.tokenizer,
+            attempt.request.messages,
+            control_text=control_format.render(attempt.control),
+            neutralise=None if attempt.treatment == "as typed" else control_format.neutralise,
+        )
+        return len(ids)
+
+    return all(length(attempt) + reserve <= reader.context for attempt in attempts_on(prompt, control_format, 1))

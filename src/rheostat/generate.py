@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
 from rheostat.generation import engine_identity, load_engine
-from rheostat.models import identity, recipe_policy
+from rheostat.model_files import identity
+from rheostat.models import recipe_policy
 from rheostat.plugins import GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response

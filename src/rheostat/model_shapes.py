@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rheostat.errors import ModelError
 from rheostat.footprint import ModelShape
-from rheostat.models import HINT_FOLDER, first_line, from_disk_first, locate, quiet
+from rheostat.model_files import HINT_FOLDER, first_line, quiet, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,11 +38,10 @@ def parameter_count(model: str) -> int:
 
 def _empty_model(model: str) -> "PreTrainedModel":
     """The model without memory for its weights."""
-    where, is_local = locate(model)
+    config = read_config(model)
     try:
-        config = from_disk_first(AutoConfig.from_pretrained, where, is_local)
         with torch.device("meta"), quiet():
             empty: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{model}: cannot read its config: {first_line(error)}", hint=HINT_FOLDER) from error
     return empty

@@ -4,11 +4,8 @@ Everything a user can get wrong here (a missing folder, other weight formats, a 
 template or with the wrong head) is a `ModelError` that says what to do.
 """
 
-import hashlib
 import inspect
-import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -27,23 +23,28 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import is_bitsandbytes_available
-from transformers.utils import logging as transformers_logging
 
 from rheostat.chat import plain_chat_template, single_chat_template
 from rheostat.config import Attention, Dtype, Quantization, RunConfig
 from rheostat.errors import ModelError
+from rheostat.model_files import (
+    HINT_FOLDER,
+    first_line,
+    from_disk_first,
+    locate,
+    quiet,
+    read_config,
+    without_deprecations,
+)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_POCKET = "pocket:"
-_IDENTIFIED_BYTES = 64 * 2**20
 _NO_LIMIT = 1_000_000  # tokenizers without a limit of their own claim 10^30
 _HEADS = ("score.", "classifier.", "classification_head.", "pre_classifier.", "bert.pooler.")
-HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
 
 
 @dataclass(frozen=True)
@@ -112,33 +113,12 @@ class LanguageModel:
     context: int
 
 
-def resolve(model: str) -> str | Path:
-    """Where a model's files are: `pocket:NAME` is a folder of the package, all else stays as it is."""
-    if not model.startswith(_POCKET):
-        return model
-    from rheostat import pocket
+@dataclass(frozen=True)
+class Reader:
+    """How a chat model reads prompts, without its weights: its tokenizer, and the most tokens a sequence may have."""
 
-    folder: Path = pocket.weights(model.removeprefix(_POCKET))
-    return folder
-
-
-def identity(model: str) -> dict[str, str]:
-    """What tells one model's files from another's: a digest of each one's size and beginning, by file name.
-
-    Of an id on the Hub, the id alone.
-    """
-    folder = Path(resolve(model))
-    if not folder.is_dir():
-        return {"id": model}
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt"):
-            with path.open("rb") as file:
-                beginning = file.read(_IDENTIFIED_BYTES)
-            digests[path.name] = hashlib.sha256(f"{path.stat().st_size}:".encode() + beginning).hexdigest()[
-                :16
-            ]
-    return digests
+    tokenizer: "PreTrainedTokenizerBase"
+    context: int
 
 
 def cache_argument(model: "PreTrainedModel") -> str | None:
@@ -192,10 +172,7 @@ def load_policy(
     """
     assert adapter is None or quantization is None, "adapters are not merged into weights of 4 bits"
     where = pick_device(device)
-    tokenizer = _load_tokenizer(model)
-    if not tokenizer.chat_template:
-        _warn_of_plain_template(model)
-        tokenizer.chat_template = plain_chat_template()
+    tokenizer = load_tokenizer(model)
     tokenizer.padding_side = "left"
     with _attention_errors(attention):
         loaded = _load_model(
@@ -215,10 +192,16 @@ def load_policy(
         loaded.eval(),
         tokenizer,
         model,
-        context_length(loaded, tokenizer),
+        context_length(loaded.config, tokenizer),
         end_tokens(loaded, tokenizer),
         quantization is not None,
     )
+
+
+def load_reader(model: str) -> Reader:
+    """How a chat model reads prompts: no weight is read. `ModelError` where its tokenizer or config.json cannot be."""
+    tokenizer = load_tokenizer(model)
+    return Reader(tokenizer, context_length(read_config(model), tokenizer))
 
 
 def load_language_model(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> LanguageModel:
@@ -226,7 +209,7 @@ def load_language_model(model: str, *, dtype: Dtype = "float32", device: str = "
     where = pick_device(device)
     tokenizer = _load_tokenizer(model)
     loaded = _load_model(AutoModelForCausalLM.from_pretrained, model, dtype).to(where).eval()
-    return LanguageModel(loaded, tokenizer, model, context_length(loaded, tokenizer))
+    return LanguageModel(loaded, tokenizer, model, context_length(loaded.config, tokenizer))
 
 
 def load_classifier(model: str, *, dtype: Dtype = "float32", device: str = "auto") -> Classifier:
@@ -251,16 +234,6 @@ def load_untrained_classifier(
     return _classifier(_load_model(read, model, dtype, may_lack=_HEADS), tokenizer, model, where)
 
 
-def labels_of(model: str) -> tuple[tuple[str, ...], str | None] | None:
-    """A classifier's labels, in order, and its problem type, off its config.json; None where that is not at hand."""
-    path = Path(resolve(model)) / "config.json"
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return tuple(str(names[key]) for key in sorted(names, key=int)), config.get("problem_type")
-
-
 def _classifier(loaded: Any, tokenizer: Any, model: str, where: torch.device) -> Classifier:
     # The pooling of Hugging Face's decoder classifiers looks for the last token that is not this one, by the text's
     # configuration where a model has several.
@@ -268,12 +241,12 @@ def _classifier(loaded: Any, tokenizer: Any, model: str, where: torch.device) ->
     if text_config.pad_token_id is None:
         text_config.pad_token_id = tokenizer.pad_token_id
     loaded = loaded.to(where).eval()
-    return Classifier(loaded, tokenizer, model, context_length(loaded, tokenizer))
+    return Classifier(loaded, tokenizer, model, context_length(loaded.config, tokenizer))
 
 
-def context_length(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
+def context_length(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
     """The most tokens a sequence may have: the smaller of the model's positions and the tokenizer's limit."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and 0 < limit < _NO_LIMIT]
     return int(min(limits)) if limits else _NO_LIMIT
 
@@ -293,31 +266,6 @@ def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
             hint="set eos_token_id in generation_config.json, or eos_token in tokenizer_config.json",
         )
     return (int(ids),) if isinstance(ids, int) else tuple(int(each) for each in ids)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and log lines below errors off the terminal meanwhile."""
-    verbosity, hub_verbosity = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def without_deprecations() -> Iterator[None]:
-    """Hides one warning: of gradient checkpointing, which transformers calls by another name from 5.24 on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`[a-z_]*gradient_checkpointing[a-z_]*` is deprecated", FutureWarning)
-        yield
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
@@ -429,17 +377,6 @@ def _load_model(
     return loaded
 
 
-def from_disk_first(read: Callable[..., Any], where: str | Path, is_local: bool) -> Any:
-    """What `read` reads of a folder, or of an id from the local cache, or else from the Hub."""
-    with quiet():
-        try:
-            return read(where, local_files_only=True)
-        except OSError:
-            if is_local:
-                raise
-            return read(where)
-
-
 def _merge_adapter(model: Any, adapter: Path) -> Any:
     needed = ("adapter_config.json", "adapter_model.safetensors")
     if not all((adapter / name).is_file() for name in needed):
@@ -456,28 +393,3 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
         raise ModelError(
             f"{adapter}: does not fit the model: {first_line(error)}", hint="use the model it was trained on"
         ) from error
-
-
-def locate(model: str) -> tuple[str | Path, bool]:
-    """The folder or id of a model, and whether it is a folder; a folder's contents are checked (`ModelError`)."""
-    where = resolve(model)
-    folder = Path(where)
-    if not model.strip() or "\0" in model:
-        raise ModelError(f"got the model {model!r}, allowed is a folder or an id", hint=HINT_FOLDER)
-    if not folder.exists():
-        if isinstance(where, Path) or folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
-            raise ModelError(f"{model}: no such folder", hint=HINT_FOLDER)
-        return str(where), False
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{model}: no config.json in it", hint=HINT_FOLDER)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{model}: no *.safetensors in it",
-            hint="only safetensors are read; convert other formats with transformers' save_pretrained",
-        )
-    return folder, True
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, shortened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

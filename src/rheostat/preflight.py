@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rheostat import endpoint
 from rheostat.config import EngineConfig, PromptsConfig, RewardConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
-from rheostat.models import check_quantization, locate, pick_device
+from rheostat.model_files import locate
+from rheostat.models import check_quantization, pick_device
 from rheostat.plugin_options import identified, parts
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options

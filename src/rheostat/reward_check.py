@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rheostat import yaml_text
 from rheostat.config import Dtype, RewardConfig, expand_reward
 from rheostat.errors import ConfigError, InputError
-from rheostat.models import resolve
+from rheostat.model_files import resolve
 from rheostat.plugins import Reward
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import block_problems, reward_problems

@@ -24,7 +24,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import Dtype
 from rheostat.errors import InputError, ModelError
-from rheostat.models import Classifier, identity, load_untrained_classifier, quiet
+from rheostat.model_files import identity, quiet
+from rheostat.models import Classifier, load_untrained_classifier
 from rheostat.plugins import Judged
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.reward_data import RewardData

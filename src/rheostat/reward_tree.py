@@ -8,7 +8,7 @@ from typing import Any
 from rheostat import plugins
 from rheostat.config import RewardConfig
 from rheostat.errors import RheostatError
-from rheostat.models import identity, locate
+from rheostat.model_files import identity, locate
 from rheostat.plugin_options import identified
 from rheostat.recipe import nested_rewards, reward_options
 

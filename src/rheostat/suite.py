@@ -13,7 +13,7 @@ from rheostat import plugins
 from rheostat.config import RewardConfig, RunConfig, SuiteConfig
 from rheostat.generation import engine_identity
 from rheostat.method_name import MethodName
-from rheostat.models import identity
+from rheostat.model_files import identity
 from rheostat.plugins import ControlledRequest, Executor, Judged, Reward
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Control, Prompt, SuiteRow

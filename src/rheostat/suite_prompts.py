@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rheostat.collect import fits
 from rheostat.config import RunConfig, SourceConfig, SuiteConfig
 from rheostat.errors import InputError, PromptFileError
-from rheostat.models import identity, recipe_policy
+from rheostat.model_files import identity
+from rheostat.models import load_reader
+from rheostat.prompt_fit import fits
 from rheostat.prompt_sources import digest, listed
 from rheostat.prompts import prompt_id, read_prompts
 from rheostat.records import Message, Prompt
@@ -48,12 +49,12 @@ def collect_suite(run: RunDirectory, config: RunConfig) -> Stage:
     if stage.done:
         return stage
     seen = {prompt.id for prompt in trained_on.rows(Prompt, prefix="train")}
-    policy = recipe_policy(config)
+    reader = load_reader(config.model)
     left_out = dict.fromkeys(("in_training", "too_long"), 0)
     counts = {}
     for kind, prompts in read_suite(config).items():
         fresh = [prompt for prompt in prompts if prompt.id not in seen]
-        fitting = [prompt for prompt in fresh if fits(prompt, policy, config)]
+        fitting = [prompt for prompt in fresh if fits(prompt, reader, config)]
         left_out["in_training"] += len(prompts) - len(fresh)
         left_out["too_long"] += len(fresh) - len(fitting)
         chosen = fitting[: options.limit]

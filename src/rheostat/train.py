@@ -29,8 +29,9 @@ from rheostat.errors import InputError
 from rheostat.launch import ALONE, Rank
 from rheostat.logprobs import TokenRow, logprobs_through, response_logprobs
 from rheostat.method_name import TrainingData
+from rheostat.model_files import identity, quiet
 from rheostat.model_shapes import parameter_count
-from rheostat.models import Policy, identity, load_policy, pick_device, quiet, recipe_policy
+from rheostat.models import Policy, load_policy, pick_device, recipe_policy
 from rheostat.optimisers import muon_with_adamw
 from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
 from rheostat.progress import ProgressDisplay, null_progress

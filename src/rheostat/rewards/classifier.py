@@ -55,7 +55,7 @@ OPTIONS = ClassifierOptions
 
 def problems(spec: RewardConfig, options: ClassifierOptions) -> Iterator[str]:
     """A choice of labels that the model's config.json, where it is at hand, does not allow."""
-    from rheostat.models import labels_of
+    from rheostat.model_files import labels_of
 
     assert spec.model is not None, spec  # the recipe refuses a classifier without a model
     found = labels_of(spec.model)
