@@ -6,23 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training_steps import objective_inputs
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from rheostat import plugins
 from rheostat.accumulation import accumulate
 from rheostat.config import RunConfig
+from rheostat.example_batches import ExampleBatches
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.model_files import quiet
 from rheostat.models import Policy, load_policy
+from rheostat.objective_trainer import ROW_TENSORS, as_objective_inputs
 from rheostat.plugins import LogProbabilities
 from rheostat.recipe import load_config, objective_options
 from rheostat.records import Example, Message
-from rheostat.train import ExampleBatches, as_objective_inputs, fine_tune, objective_inputs
+from rheostat.train import fine_tune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROWS = ("input_ids", "attention_mask", "response_mask")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_the_gradient_is_that_of_the_whole_batch(
         return nullcontext()
 
     loss = accumulate(
-        {name: batch[name] for name in ROWS},
+        {name: batch[name] for name in ROW_TENSORS},
         passes,
         forward=forward,
         loss=lambda found: module.loss(as_objective_inputs(found, batch), given).total,
@@ -119,7 +121,7 @@ def test_dropout_draws_the_same_in_both_computations() -> None:
     )
     for before, after in zip(found[:3], found[3:], strict=True):
         assert torch.equal(before, after)
-    assert not torch.equal(found[0], forward(dict(zip(ROWS, (batch[name][:2] for name in ROWS), strict=True))).values)
+    assert not torch.equal(found[0], forward({name: batch[name][:2] for name in ROW_TENSORS}).values)
 
 
 @pytest.mark.parametrize("lora", ["null", "{rank: 4, alpha: 8}"])

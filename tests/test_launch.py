@@ -18,12 +18,12 @@ from rheostat.config import RunConfig
 from rheostat.errors import InputError
 from rheostat.launch import ALONE, Rank
 from rheostat.logprobs import TokenRow, pad_rows
+from rheostat.objective_trainer import ObjectiveTrainer
 from rheostat.plugins import LogProbabilities
 from rheostat.rank_batches import gathered, own_rows, summed_gradient
 from rheostat.recipe import load_config, to_yaml
 from rheostat.records import Example, Message
 from rheostat.rundir import RunDirectory
-from rheostat.train import ObjectiveTrainer
 
 ROWS = [TokenRow([1, 5, 6], [7, 8, 2]), TokenRow([1, 9], [10, 2]), TokenRow([1], [11, 12, 13, 14, 15, 2])]
 

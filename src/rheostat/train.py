@@ -3,48 +3,37 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from rheostat import launch, plugins
-from rheostat.accumulation import accumulate
 from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
-from rheostat.chat import encode_prompt, encode_response
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
-from rheostat.control import ControlFormat
 from rheostat.errors import InputError
+from rheostat.example_batches import ExampleBatches
 from rheostat.launch import ALONE, Rank
-from rheostat.logprobs import TokenRow, logprobs_through, response_logprobs
 from rheostat.method_name import TrainingData
 from rheostat.model_files import identity, quiet
 from rheostat.model_shapes import parameter_count
 from rheostat.models import Policy, load_policy, pick_device, recipe_policy
+from rheostat.objective_trainer import ObjectiveTrainer
 from rheostat.optimisers import muon_with_adamw
-from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
+from rheostat.plugins import Objective
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.rank_batches import gathered, own_rows, summed_gradient
 from rheostat.recipe import objective_options
-from rheostat.records import Control, Example
+from rheostat.records import Example
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.training_plan import PlannedBatch, plan_batches, settled, with_forged_controls
+from rheostat.training_plan import settled, with_forged_controls
 
 _LOG_STEPS = 10
 _WHOLE = "whole"
 """Where in the checkpoints a sharded training gathers its weights."""
-_ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
 ADAPTER = "adapter"
 """The folder of a training stage that holds its PEFT adapter, beside the merged `model`."""
 
@@ -254,194 +243,6 @@ def _arguments(
         log_level="error",
         remove_unused_columns=False,
         label_names=[],
-    )
-
-
-class ExampleBatches(Dataset[dict[str, Tensor]]):
-    """The planned batches as tensors; item i is step i: its factual rows, then its counterfactual ones.
-
-    Of these rows, those that the process `rank` computes.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        examples: Sequence[Example],
-        control_format: ControlFormat,
-        config: RunConfig,
-        *,
-        objective: Objective,
-        rank: Rank = ALONE,
-    ) -> None:
-        self._rank = rank
-        self._tokenizer = policy.tokenizer
-        self._context = policy.context
-        self._format = control_format
-        self._examples = examples
-        self._responses = [_response_ids(policy, example) for example in examples]
-        self._prompts: dict[tuple[int, str], list[int]] = {}
-        lengths = [len(self._row(index, example.control)) for index, example in enumerate(examples)]
-        self.plan: list[PlannedBatch] = plan_batches(
-            examples,
-            lengths,
-            control_format=control_format,
-            options=config.train,
-            needs_counterfactual=objective.NEEDS_COUNTERFACTUAL,
-            seed=config.seed,
-        )
-        self.tokens = sum(lengths[index] for batch in self.plan for index in batch.examples)
-        """Tokens of the factual rows of the whole training."""
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        batch = self.plan[step]
-        rows = [self._row(index, self._examples[index].control) for index in batch.examples]
-        changed: list[list[float]] = []
-        for row, control in zip(batch.counterfactual_rows, batch.counterfactual_controls, strict=True):
-            index = batch.examples[row]
-            rows.append(self._row(index, control))
-            own = self._examples[index].control
-            changed.append([float(control[name] != own[name]) for name in self._format.names])
-        return {
-            **own_rows(rows, self._rank, pad_id=self._tokenizer.pad_token_id),
-            "counterfactual_rows": torch.tensor(batch.counterfactual_rows, dtype=torch.long),
-            "changed": torch.tensor(changed),
-        }
-
-    def _row(self, index: int, control: Control) -> TokenRow:
-        text = self._format.render(control)
-        if (index, text) not in self._prompts:
-            self._prompts[index, text] = encode_prompt(
-                self._tokenizer,
-                self._examples[index].messages,
-                control_text=text,
-                neutralise=self._format.neutralise,
-            )
-        prompt = self._prompts[index, text]
-        return TokenRow(prompt, self._responses[index][: max(1, self._context - len(prompt))])
-
-
-def _response_ids(policy: Policy, example: Example) -> list[int]:
-    """The response's token ids, with an end token where it ended."""
-    ids = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
-    return ids[:-1] or ids if example.finish == "length" else ids
-
-
-class ObjectiveTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose loss is an objective's, and whose order of batches is the plan's."""
-
-    def __init__(
-        self,
-        model: Any,
-        arguments: TrainingArguments,
-        batches: ExampleBatches,
-        *,
-        objective: Objective,
-        options: Any,
-        passes: int = 1,
-        warmup_steps: int = 0,
-        optimizer: tuple[Any, dict[str, Any]] | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
-        rank: Rank = ALONE,
-    ) -> None:
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=batches,
-            data_collator=lambda items: items[0],
-            callbacks=list(callbacks),
-            optimizer_cls_and_kwargs=optimizer,
-        )
-        self.remove_callback(PrinterCallback)
-        self._objective = objective
-        self._options = options
-        self._passes = passes
-        self._warmup_steps = warmup_steps
-        self._rank = rank
-        self._parts: dict[str, list[Tensor]] = {}
-        # Our loss is already a mean over the batch's examples: nothing is left to divide by.
-        self.model_accepts_loss_kwargs = False
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Every step's batch, in the order of the plan; a batch has this process's share in it already."""
-        if self._rank.count == 1:
-            loader: DataLoader[dict[str, Tensor]] = super().get_train_dataloader()
-            return loader
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
-
-    def compute_loss(
-        self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, **_: Any
-    ) -> Tensor:
-        """The objective of a planned batch."""
-        assert not return_outputs
-        return self._loss(self._forward(model, {name: inputs[name] for name in _ROW_TENSORS}), inputs)
-
-    def training_step(
-        self, model: Any, inputs: Mapping[str, Tensor], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """The gradient of a planned batch, in as many passes as it was told."""
-        if self._passes == 1:
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return loss
-        model.train()
-        batch = self._prepare_inputs(inputs)
-
-        def forward(rows: Mapping[str, Tensor]) -> LogProbabilities:
-            with self.compute_loss_context_manager():
-                return self._forward(model, rows)
-
-        return accumulate(
-            {name: batch[name] for name in _ROW_TENSORS},
-            self._passes,
-            forward=forward,
-            loss=lambda found: self._loss(found, batch),
-            backward=self.accelerator.backward,
-            apart=lambda: self.accelerator.no_sync(model),
-        )
-
-    def _forward(self, model: Any, rows: Mapping[str, Tensor]) -> LogProbabilities:
-        """This process's rows through the model, wrapped as it may be; its output layer is the inner one's."""
-        return logprobs_through(model, self.model.get_output_embeddings(), **rows)
-
-    def _loss(self, found: LogProbabilities, batch: Mapping[str, Tensor]) -> Tensor:
-        """The objective of the whole batch, of which `found` is this process's part."""
-        if self._rank.count > 1:
-            found = gathered(found, batch["whole_mask"], self._rank)
-        inputs = as_objective_inputs(found, batch)
-        warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
-        loss = self._objective.loss(replace(inputs, warmth=warmth), self._options)
-        for name, part in loss.parts.items():
-            self._parts.setdefault(name, []).append(part)
-        return summed_gradient(loss.total, self._rank)
-
-    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """Adds the mean of each of the loss's parts since the last log."""
-        means = {name: float(torch.stack(parts).mean()) for name, parts in self._parts.items()}
-        self._parts = {}
-        super().log({**logs, **means}, *arguments, **keywords)
-
-
-def objective_inputs(model: Any, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
-    """One forward pass over the factual and the counterfactual rows of a batch."""
-    return as_objective_inputs(response_logprobs(model, **{name: batch[name] for name in _ROW_TENSORS}), batch)
-
-
-def as_objective_inputs(found: LogProbabilities, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
-    """The log-probabilities of a batch's rows, told apart: the factual rows, then the counterfactual ones."""
-    rows = batch["counterfactual_rows"]
-    if not len(rows):
-        return ObjectiveInputs(found)
-    factual = len(found.values) - len(rows)
-    return ObjectiveInputs(
-        LogProbabilities(found.values[:factual], found.mask[:factual]),
-        LogProbabilities(found.values[factual:], found.mask[factual:]),
-        rows,
-        batch["changed"],
     )
 
 
