@@ -1,33 +1,47 @@
-"""A method's name as a recipe writes it: what is tuned, on which examples, whether it is reranked. Pure."""
+"""A method's name as a recipe writes it: what is tuned, on which data, from where, whether it is reranked. Pure."""
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from rheostat import plugins
 from rheostat.errors import did_you_mean
 
-Variant = Literal["moec", "raw"]
+Variant = Literal["moec", "raw", "pool"]
+_VARIANTS = ("raw", "moec", "pool")
+_SHARE, _ROUND, _START = r"x0\.\d+", r"round([2-9])", r"from_(\w+)"
 
 
 class TrainingData(BaseModel):
-    """Which examples a tuned method learns from: a variant, of the first `share` of the training prompts."""
+    """Which rows a tuned method learns from.
+
+    Examples of a variant, or pairs (`variant="pairs"`, the chosen response being the one with more of the attribute
+    `by`, None: of the mean of all); of the first `share` of the training prompts; with `mixed`, prompts of each class in
+    the recipe's ratios (`mixing`). From `round` 2 on also what the model of the round before answered.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    variant: Variant
+    variant: Literal["moec", "raw", "pool", "pairs"]
     share: float = 1.0
+    by: str | None = None
+    mixed: bool = False
+    round: int = 1
 
     def __str__(self) -> str:
-        return self.variant if self.share == 1 else f"{self.variant}+x{self.share:g}"
+        parts = [self.variant, self.by, "fdc" if self.mixed else None]
+        parts += [None if self.share == 1 else f"x{self.share:g}", None if self.round == 1 else f"round{self.round}"]
+        return "+".join(part for part in parts if part)
 
 
 class MethodName(BaseModel):
     """A method's name taken apart.
 
     `exmate+raw+reranking` is objective `exmate`, variant `raw`, reranked; `exmate+x0.25` learned from a quarter of the
-    training prompts.
+    training prompts, `exmate+round2` also from what its first round answered; `rlhf+from_exmate` goes on from ExMATE's
+    model; `dpo+safety` prefers the safer response of each pair, `dpo+fdc` learns from prompts mixed by class.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,15 +52,29 @@ class MethodName(BaseModel):
     variant: Variant | None = None
     share: float = 1.0
     reranking: bool = False
-
-    def data(self, default: Variant) -> TrainingData:
-        """The examples that a tuned method learns from, where `default` is the recipe's variant."""
-        return TrainingData(variant=self.variant or default, share=self.share)
+    by: str | None = None
+    mixed: bool = False
+    round: int = 1
+    start: str | None = None
 
     @property
     def is_dialled_model(self) -> bool:
-        """Whether it is a tuned model by itself, as is exported and served: neither untuned nor reranked."""
-        return self.objective is not None and not self.reranking
+        """Whether it is a tuned model by itself that reads the control, as is exported and served."""
+        return self.objective is not None and not self.reranking and self.has_dial
+
+    @property
+    def has_dial(self) -> bool:
+        """Whether its responses depend on the control; reranking gives any model a dial. Loads the plug-in."""
+        if self.objective is None:
+            found: bool = plugins.load("methods", self.method).HAS_DIAL
+            return found
+        return self.reranking or plugins.needs(self.objective).control
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its results from another method's; parts that came later only where they say something."""
+        later = {"by": None, "mixed": False, "round": 1, "start": None}
+        found = self.model_dump(exclude={"name"})
+        return {key: value for key, value in found.items() if key not in later or value != later[key]}
 
     @classmethod
     def parse(cls, name: str) -> "MethodName":
@@ -58,21 +86,57 @@ class MethodName(BaseModel):
             raise ValueError(
                 f"got {name!r}, allowed are {', '.join(free + trainable)}{did_you_mean(head, free + trainable)}"
             )
-        allowed = ("raw", "moec", "reranking") if head in trainable else ()
-        variants = [suffix for suffix in suffixes if suffix in ("raw", "moec")]
-        shares = [suffix for suffix in suffixes if re.fullmatch(r"x0\.\d+", suffix) and float(suffix[1:]) > 0]
-        if (
-            any(suffix not in allowed and (not allowed or suffix not in shares) for suffix in suffixes)
-            or max(len(variants), len(shares)) > 1
-            or len(set(suffixes)) < len(suffixes)
-        ):
-            listed = f"{', '.join(allowed)} and x0.25 (a share of the prompts)" if allowed else "none"
-            raise ValueError(f"got {name!r}, allowed suffixes of {head} are {listed}")
-        return cls(
-            name=name,
-            method="tuned" if head in trainable else head,
-            objective=head if head in trainable else None,
-            variant=variants[0] if variants else None,
-            share=float(shares[0][1:]) if shares else 1.0,
-            reranking="reranking" in suffixes,
+        if head in free:
+            if suffixes:
+                raise ValueError(f"got {name!r}, allowed suffixes of {head} are none")
+            return cls(name=name, method=head)
+        return cls(name=name, method="tuned", objective=head, **_parts(name, head, suffixes, trainable))
+
+
+def _parts(name: str, head: str, suffixes: Sequence[str], trainable: Sequence[str]) -> dict[str, Any]:
+    """What the suffixes of a tuned method say."""
+    dials = plugins.available("attributes")
+    found: dict[str, Any] = {}
+    for suffix in suffixes:
+        part: dict[str, Any]
+        if suffix in _VARIANTS:
+            part = {"variant": suffix}
+        elif suffix == "reranking":
+            part = {"reranking": True}
+        elif suffix == "fdc":
+            part = {"mixed": True}
+        elif suffix in dials:
+            part = {"by": suffix}
+        elif re.fullmatch(_SHARE, suffix) and float(suffix[1:]) > 0:
+            part = {"share": float(suffix[1:])}
+        elif match := re.fullmatch(_ROUND, suffix):
+            part = {"round": int(match[1])}
+        elif (match := re.fullmatch(_START, suffix)) and match[1] in trainable:
+            part = {"start": match[1]}
+        else:
+            part = {}
+        if not part or part.keys() & found.keys():
+            raise ValueError(
+                f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(_VARIANTS)}, reranking, x0.25 (a share "
+                f"of the prompts), round2, from_OBJECTIVE, and of one that learns from pairs fdc, {', '.join(dials)}"
+            )
+        found |= part
+    if found.keys() & {"by", "mixed", "variant", "round"}:
+        _refuse_unfit(name, head, found)
+    return found
+
+
+def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
+    """Raises `ValueError` for a suffix that says nothing to what the objective learns from."""
+    if set(found) <= {"variant", "share", "reranking", "start"} and head in _OF_EXAMPLES:
+        return  # known without loading torch
+    rows = plugins.needs(head).rows
+    allowed = {"examples": {"variant", "round"}, "pairs": {"by", "mixed"}, "prompts": set()}[rows]
+    if unfit := (found.keys() & {"by", "mixed", "variant", "round"}) - allowed:
+        words = {"by": str(found.get("by")), "mixed": "fdc", "variant": str(found.get("variant")), "round": "round2"}
+        raise ValueError(
+            f"got {name!r}: {head} learns from {rows}, to which {', '.join(sorted(words[key] for key in unfit))} says nothing"
         )
+
+
+_OF_EXAMPLES = ("clm", "exmate")

@@ -4,8 +4,8 @@
 |--------------|------------------------------------------------------|----------------|
 | `attributes` | `ATTRIBUTE: Attribute`                               | `Attribute`    |
 | `rewards`    | `OPTIONS`, `NEEDS_MODEL`, `build(spec, options, ...)`  | `RewardKind`   |
-| `objectives` | `OPTIONS`, `NEEDS_COUNTERFACTUAL`, `loss(...)`       | `Objective`    |
-| `methods`    | `build(context) -> Method`                           | `Method`       |
+| `objectives` | `OPTIONS`, `NEEDS`, `loss(...)` (`OnlineObjective`: `reward(...)`) | `Objective` |
+| `methods`    | `OPTIONS`, `HAS_DIAL`, `models(dials)`, `build(context)` | `MethodKind` |
 | `engines`    | `OPTIONS`, `NEEDS_POLICY`, `build(model, ...)`       | `EngineKind`   |
 | `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
 """
@@ -14,19 +14,20 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from rheostat.errors import PluginNotFound, did_you_mean
-from rheostat.records import Attribute, Control, Finish, Message
+from rheostat.records import Attribute, Control, Finish, Message, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rheostat.config import Dtype, RewardConfig
     from rheostat.control import ControlFormat
+    from rheostat.models import Policy
 
 Kind = Literal["attributes", "rewards", "objectives", "methods", "engines", "executors"]
 Progress = Callable[[int], None]
@@ -199,10 +200,30 @@ class Method(Protocol):
         ...
 
 
+class Models(Protocol):
+    """The models that a method works with, loaded as they are asked for."""
+
+    def base(self) -> "Policy":
+        """The untuned model, shared: a method that edits its weights puts them back."""
+        ...
+
+    def tuned(self, role: str) -> "Policy":
+        """The model of one of the method's trainings (`models`), loaded anew at each call."""
+        ...
+
+    def folder(self, role: str) -> Path:
+        """The stage of that training: `model/`, and what else the training wrote there (`adapter/`)."""
+        ...
+
+    def engine(self, policy: "Policy") -> Engine:
+        """The recipe's engine in process over a policy."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MethodContext:
     """What a method may use: the engine of its model and whether that model reads controls, the run's own scorer,
-    the attributes, and how many candidates it may sample.
+    the attributes, how many candidates it may sample, further models, and its own options.
     """
 
     engine: Engine
@@ -210,6 +231,27 @@ class MethodContext:
     scorer: Scorer
     attributes: tuple[Attribute, ...]
     samples: int
+    models: Models
+    options: Any = None
+
+
+class MethodKind(Protocol):
+    """A method's file, seen as an object; it imports nothing heavy outside `build`.
+
+    `OPTIONS` is a frozen dataclass that refuses bad values: what `method_options.NAME` of the recipe may say.
+    `HAS_DIAL`: whether its responses depend on the control, which makes it a curve and not a point.
+    """
+
+    OPTIONS: type[Any]
+    HAS_DIAL: bool
+
+    def models(self, dials: Sequence[str]) -> Mapping[str, str]:
+        """The trainings that it needs, by the role that each plays: tuned methods' names, as a recipe writes them."""
+        ...
+
+    def build(self, context: MethodContext) -> Method:
+        """The method."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +272,7 @@ class LogProbabilities:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveInputs:
-    """What an objective is computed from.
+    """What an objective of examples is computed from.
 
     `factual`: log p(y | x, ζ), one row an example. `counterfactual`: log p(y | x, ζ′) for a uniform sub-sample of
     the examples, or None where the objective asks for none; `rows` `(counterfactual rows,)` says which example
@@ -246,6 +288,30 @@ class ObjectiveInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class PairInputs:
+    """What an objective of pairs is computed from: two responses to each prompt, the chosen and the rejected one.
+
+    All log-probabilities are `(pairs, tokens)`, tokens of a row counted from the first of its prompt. `reference_*`:
+    of the frozen model that training started from. `chosen_scores` and `rejected_scores`: attribute → `(pairs,)`,
+    calibrated, in [0, 1]. `shared` `(pairs,)`: how many of their first tokens the two responses have in common.
+    `chosen_token_rewards` and `rejected_token_rewards` `(pairs, tokens)`: r_t = log p_R(y_t) − log p_ref(y_t), nats, of
+    the model R that `Needs.token_rewards_of` names, zero elsewhere; None where it names none. `gates`: what a routed
+    model's gates were, by role, `(tokens of the batch,)` each; empty for other models.
+    """
+
+    chosen: LogProbabilities
+    rejected: LogProbabilities
+    reference_chosen: LogProbabilities
+    reference_rejected: LogProbabilities
+    chosen_scores: "Mapping[str, Tensor]"
+    rejected_scores: "Mapping[str, Tensor]"
+    shared: "Tensor"
+    chosen_token_rewards: "Tensor | None" = None
+    rejected_token_rewards: "Tensor | None" = None
+    gates: "Mapping[str, Tensor]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """A loss to minimise, a scalar with gradient, and the parts it is made of, for the log."""
 
@@ -253,14 +319,47 @@ class Loss:
     parts: Mapping[str, "Tensor"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What an objective learns from.
+
+    `rows`: `examples` (a response under its scores as a control), `pairs` (two responses to a prompt, one of them
+    preferred), or `prompts` alone, answered while it trains. `control`: whether the model reads the control; what is
+    trained without one is a point, not a dial. `counterfactual`: examples also under an untreated control.
+    `ordered_by`: the attribute whose score says which response of a pair is the chosen one; None: the mean over
+    attributes. `keeps`: which rows, by their calibrated scores: `keeps(scores)` of an example, `keeps(chosen, rejected)` of
+    a pair; None keeps all. `token_rewards_of`: the training (a method's name) whose model gives token-level rewards.
+    `experts`: trainings by role whose adapters stand frozen in the model, under gates that are trained.
+    """
+
+    rows: Literal["examples", "pairs", "prompts"] = "examples"
+    control: bool = True
+    counterfactual: bool = False
+    ordered_by: str | None = None
+    keeps: Callable[..., bool] | None = None
+    token_rewards_of: str | None = None
+    experts: Mapping[str, str] = field(default_factory=dict)
+
+
 class Objective(Protocol):
     """A training objective's file, seen as an object."""
 
     OPTIONS: type[Any]
-    NEEDS_COUNTERFACTUAL: bool
+    NEEDS: Needs
 
-    def loss(self, inputs: ObjectiveInputs, options: Any) -> Loss:
-        """The loss of a batch."""
+    def loss(self, inputs: Any, options: Any) -> Loss:
+        """The loss of a batch: of `ObjectiveInputs` where it needs examples, of `PairInputs` where it needs pairs."""
+        ...
+
+
+class OnlineObjective(Protocol):
+    """The file of an objective that learns from prompts alone (`rows="prompts"`): it rewards what the model answers."""
+
+    OPTIONS: type[Any]
+    NEEDS: Needs
+
+    def reward(self, scores: Sequence[Scores], controls: Sequence[Control], options: Any) -> dict[str, list[float]]:
+        """Per component its reward of each response, at most 0; what is maximised is their sum less the KL penalty."""
         ...
 
 
@@ -310,6 +409,12 @@ def load(kind: Kind, name: str) -> ModuleType:
             hint=f"use one of those, or add it as a file of that name in {kind}/",
         )
     return importlib.import_module(f"rheostat.{kind}.{name}")
+
+
+def needs(objective: str) -> Needs:
+    """What the objective of that name learns from."""
+    found: Needs = load("objectives", objective).NEEDS
+    return found
 
 
 def attribute(name: str) -> Attribute:

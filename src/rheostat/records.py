@@ -163,6 +163,31 @@ class Example(_Row):
 
 
 @dataclass(frozen=True, slots=True)
+class Pair(_Row):
+    """Two responses to `messages`, `chosen` preferred to `rejected`, each with its calibrated scores and its end."""
+
+    columns: ClassVar[Mapping[str, str]] = {
+        "prompt_id": "string",
+        "messages": "messages",
+        "chosen": "string",
+        "rejected": "string",
+        "chosen_scores": "numbers",
+        "rejected_scores": "numbers",
+        "chosen_finish": "string",
+        "rejected_finish": "string",
+    }
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    chosen_scores: dict[str, float]
+    rejected_scores: dict[str, float]
+    chosen_finish: Finish = "stop"
+    rejected_finish: Finish = "stop"
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRow(_Row):
     """One cell of the evaluation grid: what was requested and what came out.
 
@@ -248,7 +273,7 @@ class ForgeryRow(_Row):
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, EvaluationRow, SuiteRow, ForgeryRow)
+RowOfPrompt = TypeVar("RowOfPrompt", Response, ScoredResponse, Example, Pair, EvaluationRow, SuiteRow, ForgeryRow)
 
 
 def schema(row_type: type[Record]) -> "pa.Schema":

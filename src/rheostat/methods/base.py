@@ -15,6 +15,19 @@ from rheostat.plugins import (
 )
 
 
+HAS_DIAL = False
+
+
+@dataclass(frozen=True, slots=True)
+class OPTIONS:
+    """None."""
+
+
+def models(dials: Sequence[str]) -> dict[str, str]:
+    """None beside the engine's."""
+    return {}
+
+
 def build(context: MethodContext) -> Method:
     """The method over the base model's engine."""
     return Base(context.engine)

@@ -19,6 +19,19 @@ from rheostat.plugins import (
 from rheostat.records import Attribute, Control, Message
 
 
+HAS_DIAL = True
+
+
+@dataclass(frozen=True, slots=True)
+class OPTIONS:
+    """None."""
+
+
+def models(dials: Sequence[str]) -> dict[str, str]:
+    """None beside the engine's."""
+    return {}
+
+
 def build(context: MethodContext) -> Method:
     """The method over the base model's engine."""
     return Prompting(context.engine, context.attributes)

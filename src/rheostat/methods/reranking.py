@@ -23,6 +23,19 @@ from rheostat.plugins import (
 from rheostat.records import Control, Scores
 
 
+HAS_DIAL = True
+
+
+@dataclass(frozen=True, slots=True)
+class OPTIONS:
+    """None."""
+
+
+def models(dials: Sequence[str]) -> dict[str, str]:
+    """None beside the engine's."""
+    return {}
+
+
 def build(context: MethodContext) -> Method:
     """The method over the context's engine, its scorer and its number of samples."""
     return Reranking(context.engine, context.scorer, context.samples, is_controlled=context.is_controlled)

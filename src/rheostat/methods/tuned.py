@@ -15,6 +15,19 @@ from rheostat.plugins import (
 )
 
 
+HAS_DIAL = True
+
+
+@dataclass(frozen=True, slots=True)
+class OPTIONS:
+    """None."""
+
+
+def models(dials: Sequence[str]) -> dict[str, str]:
+    """None beside the engine's."""
+    return {}
+
+
 def build(context: MethodContext) -> Method:
     """The method over a tuned model's engine."""
     return Tuned(context.engine)

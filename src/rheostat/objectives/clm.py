@@ -7,9 +7,9 @@ Source: arXiv 2404.01295 compares it under this name; the mean over response tok
 
 from dataclasses import dataclass
 
-from rheostat.plugins import Loss, ObjectiveInputs
+from rheostat.plugins import Loss, Needs, ObjectiveInputs
 
-NEEDS_COUNTERFACTUAL = False
+NEEDS = Needs()
 
 
 @dataclass(frozen=True, slots=True)

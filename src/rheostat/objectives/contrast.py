@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from torch.nn.functional import softplus
 
-from rheostat.plugins import Loss, ObjectiveInputs
+from rheostat.plugins import Loss, Needs, ObjectiveInputs
 
-NEEDS_COUNTERFACTUAL = True
+NEEDS = Needs(counterfactual=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rheostat.plugins import Loss, ObjectiveInputs
+from rheostat.plugins import Loss, Needs, ObjectiveInputs
 
-NEEDS_COUNTERFACTUAL = True
+NEEDS = Needs(counterfactual=True)
 
 
 @dataclass(frozen=True, slots=True)

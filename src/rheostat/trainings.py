@@ -1,0 +1,91 @@
+"""Which models a run trains, and in which order: a method's own, and those that it is made of or starts from."""
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from rheostat import plugins
+from rheostat.config import RunConfig
+from rheostat.method_name import MethodName, TrainingData
+
+
+class Training(BaseModel):
+    """One trained model: its objective, its data, and the training from whose model it started (None: the base)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    objective: str
+    data: TrainingData
+    start: "Training | None" = None
+
+    def __str__(self) -> str:
+        return f"{self.objective}-{self.data}" + (f"-from-{self.start}" if self.start else "")
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that trains it."""
+        return f"train/{self}"
+
+    @classmethod
+    def of(cls, name: MethodName, config: RunConfig) -> "Training":
+        """The training of a tuned method."""
+        assert name.objective is not None, name
+        needs = plugins.needs(name.objective)
+        variant = name.variant or config.train.variant
+        if needs.rows == "pairs":
+            by = name.by or needs.ordered_by
+            data = TrainingData(variant="pairs", share=name.share, by=by, mixed=name.mixed)
+        else:
+            data = TrainingData(variant=variant, share=name.share, round=name.round)
+        start = None
+        if name.start is not None:
+            start = cls.of(MethodName.parse(name.start), config)
+        elif name.round > 1:
+            start = cls.of(name.model_copy(update={"round": name.round - 1}), config)
+        return cls(objective=name.objective, data=data, start=start)
+
+
+def training(name: str, config: RunConfig) -> Training:
+    """The training of a tuned method, by its name as a recipe writes it."""
+    return Training.of(MethodName.parse(name), config)
+
+
+def models_of(name: MethodName, config: RunConfig) -> dict[str, Training]:
+    """The trainings that an untuned method is made of, by role."""
+    if name.objective is not None:
+        return {}
+    kind: plugins.MethodKind = plugins.load("methods", name.method)
+    return {role: training(each, config) for role, each in kind.models(list(config.rewards)).items()}
+
+
+def requirements(wanted: Training, config: RunConfig) -> Iterator[Training]:
+    """The trainings whose models a training needs before it begins."""
+    needs = plugins.needs(wanted.objective)
+    if wanted.start is not None:
+        yield wanted.start
+    if needs.token_rewards_of is not None:
+        yield training(needs.token_rewards_of, config)
+    for each in needs.experts.values():
+        yield training(each, config)
+
+
+def trainings(config: RunConfig) -> list[Training]:
+    """All trainings that the recipe's methods need, each once, each after those that it needs itself."""
+    found: dict[Training, None] = {}
+
+    def add(each: Training) -> None:
+        if each not in found:
+            for other in requirements(each, config):
+                add(other)
+            found[each] = None
+
+    for name in config.method_names:
+        for each in _of_method(name, config):
+            add(each)
+    return list(found)
+
+
+def _of_method(name: MethodName, config: RunConfig) -> Sequence[Training]:
+    if name.objective is not None:
+        return [Training.of(name, config)]
+    return list(models_of(name, config).values())
