@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from rheostat import plugins
 from rheostat.accumulation import accumulate
 from rheostat.config import RunConfig
-from rheostat.example_batches import ExampleBatches
+from rheostat.example_batches import ExampleBatches, as_objective_inputs
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.model_files import quiet
 from rheostat.models import Policy, load_policy
-from rheostat.objective_trainer import ROW_TENSORS, as_objective_inputs
+from rheostat.objective_trainer import ROW_TENSORS
 from rheostat.plugins import LogProbabilities
 from rheostat.recipe import load_config, objective_options
 from rheostat.records import Example, Message

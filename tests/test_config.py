@@ -13,6 +13,7 @@ from rheostat.config_fields import describe_fields
 from rheostat.errors import ConfigError, InputError, RheostatError
 from rheostat.method_name import MethodName
 from rheostat.recipe import load_config, objective_options, packaged_recipes, to_yaml, validate
+from rheostat.trainings import Training
 
 MINIMAL: dict[str, Any] = {
     "model": "some/model",
@@ -124,10 +125,10 @@ def test_judges_shorthand() -> None:
         ({"methods": ["clm", "clm"]}, "allowed is each method once"),
         ({"methods": ["exmat"]}, "(did you mean 'exmate'?)"),
         ({"methods": ["prompting+raw"]}, "allowed suffixes of prompting are none"),
-        ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are raw, moec, reranking"),
+        ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are, each once, raw, moec, pool, reranking"),
         ({"judges": {"j": {"safety": "x"}}}, "judges.j: got safety, allowed is exactly helpfulness, safety"),
         ({"train": {"objectives": {"exmat": {}}}}, "(did you mean 'exmate'?)"),
-        ({"methods": ["clm+x0"]}, "allowed suffixes of clm are raw, moec, reranking and x0.25"),
+        ({"methods": ["clm+x0"]}, "allowed suffixes of clm are, each once, raw, moec, pool, reranking, x0.25"),
         ({"methods": ["clm+x0.5+x0.25"]}, "got 'clm+x0.5+x0.25'"),
         ({"methods": ["base+x0.5"]}, "allowed suffixes of base are none"),
         (
@@ -306,8 +307,9 @@ def test_method_names() -> None:
 def test_a_method_may_learn_from_a_share_of_the_prompts() -> None:
     parsed = MethodName.parse("exmate+x0.25+raw")
     assert (parsed.variant, parsed.share) == ("raw", 0.25)
-    assert str(parsed.data("moec")) == "raw+x0.25"
-    assert str(MethodName.parse("clm").data("moec")) == "moec"
+    config = load_config("pocket")
+    assert str(Training.of(parsed, config)) == "exmate-raw+x0.25"
+    assert str(Training.of(MethodName.parse("clm"), config)) == "clm-moec"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from rheostat.execution import open_executor
 from rheostat.executors import ray as ray_executor
 from rheostat.executors.local import LOCAL
 from rheostat.generate import GenerateWork, generate
+from rheostat.method_models import MethodModels
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import executor_options, load_config
@@ -207,7 +208,7 @@ def stages(path: Path, chosen: RunConfig, killer: ProgressDisplay = null_progres
         with open_executor(chosen) as executor:
             calibrators: dict[str, dict[str, Calibrator]] = load_calibrators(run, chosen)
             evaluator = Evaluator(run, chosen, calibrators, executor)
-            evaluator.evaluate(chosen.method_names[0], ["optimization"], tuned=None)
+            evaluator.evaluate(chosen.method_names[0], ["optimization"], models=MethodModels())
 
 
 @pytest.mark.timeout(400)

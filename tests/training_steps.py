@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rheostat.example_batches import as_objective_inputs
 from rheostat.logprobs import response_logprobs
-from rheostat.objective_trainer import ROW_TENSORS, as_objective_inputs
+from rheostat.objective_trainer import ROW_TENSORS
 from rheostat.plugins import ObjectiveInputs
 
 

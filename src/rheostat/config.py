@@ -123,6 +123,15 @@ class GenerateConfig(Block):
     shard_prompts: Count = Field(64, description="prompts a shard: what a killed run loses at most")
 
 
+class PairsConfig(Block):
+    """Which two responses to a prompt make a pair, for objectives that learn from preferences."""
+
+    per_prompt: Count = Field(8, description="pairs a prompt, drawn from those that differ enough")
+    minimum_gap: Level = Field(
+        0.1, description="how far the two must differ in what orders them, a calibrated score in [0, 1]"
+    )
+
+
 class DistilConfig(Block):
     """MOEC, the distillation of the scored pool into training examples."""
 
@@ -140,6 +149,7 @@ class DistilConfig(Block):
         False,
         description="learn responses cut off at max_tokens too, without an end: for a model that seldom ends one",
     )
+    pairs: PairsConfig = PairsConfig()
 
 
 class CounterfactualConfig(Block):
@@ -240,13 +250,31 @@ class TrainConfig(Block):
     objectives: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of an objective, by its file's name in objectives/"
     )
+    overrides: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="other values of these keys for an objective, by its file's name: {dpo: {learning_rate: 1e-4}}",
+    )
 
-    @field_validator("objectives")
+    @field_validator("objectives", "overrides")
     @classmethod
     def _options(cls, objectives: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in objectives:
             known("objectives", name)
         return objectives
+
+    def of(self, objective: str) -> "TrainConfig":
+        """The options of one objective: these, with its overrides."""
+        given = self.overrides.get(objective)
+        if not given:
+            return self
+        values = self.model_dump(exclude={"overrides"})
+        return TrainConfig.model_validate(
+            values
+            | {
+                key: {**values[key], **value} if key == "counterfactual" and isinstance(value, dict) else value
+                for key, value in given.items()
+            }
+        )
 
 
 class EvaluateConfig(Block):
@@ -300,7 +328,11 @@ class RunConfig(Block):
         ["base", "prompting", "reranking", "clm", "exmate"],
         min_length=1,
         description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, "
-        "+x0.25 (a share of the prompts), +reranking",
+        "+x0.25 (a share of the prompts), +reranking, +round2, +from_OBJECTIVE; of those that learn from pairs a "
+        "dial's name (which response is preferred) and +fdc",
+    )
+    method_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="options of a method, by its file's name in methods/"
     )
     levels: LevelsOfDials = Field(
         list(LEVELS),
@@ -363,6 +395,13 @@ class RunConfig(Block):
         for name in rewards:
             known("attributes", name)
         return rewards
+
+    @field_validator("method_options")
+    @classmethod
+    def _methods_of_options_exist(cls, options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in options:
+            known("methods", name)
+        return options
 
     @field_validator("methods")
     @classmethod

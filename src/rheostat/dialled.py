@@ -17,7 +17,8 @@ from rheostat.recipe import load_config
 from rheostat.records import Attribute, Message, Role
 from rheostat.rundir import RunDirectory
 from rheostat.storage import read_object
-from rheostat.train import ADAPTER, stage_name
+from rheostat.train import ADAPTER
+from rheostat.trainings import Training
 
 Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
 _PACKAGED = "pocket:tuned"
@@ -96,18 +97,14 @@ def load(path: str | Path | None = None, *, method: str | None = None, device: s
 def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     """The folder and the name of one of a run's tuned models; raises `ModelError` where there is none."""
     config = load_config(run.config_path)
-    tuned = {
-        name.name: name for name in config.method_names if name.objective is not None and not name.reranking
-    }
+    tuned = {name.name: name for name in config.method_names if name.is_dialled_model}
     if not tuned or (method is not None and method not in tuned):
         raise ModelError(
             f"got the method {method!r}; this run's tuned models are {', '.join(tuned) or 'none'}",
             hint="name one of those, or add an objective to `methods` and run again",
         )
     chosen = method or ("exmate" if "exmate" in tuned else list(tuned)[-1])
-    name = tuned[chosen]
-    assert name.objective is not None
-    return run.finished(stage_name(name.objective, name.data(config.train.variant))).path / "model", chosen
+    return run.finished(Training.of(tuned[chosen], config).stage).path / "model", chosen
 
 
 def adapter_of(model: Path) -> Path:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,9 +20,11 @@ from rheostat.config import DistilConfig, RunConfig
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError
 from rheostat.method_name import TrainingData
+from rheostat.pairing import Paired, pairs
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import Example, Prompt, ScoredResponse, by_prompt
+from rheostat.records import Example, Pair, Prompt, ScoredResponse, by_prompt
 from rheostat.rundir import RunDirectory, Stage
+from rheostat.scored_pool import Candidate, UsablePool, usable_pool
 
 RETAINED_SHARE = 0.5
 """At least this share survives the bound on cells: where the pool fills too few of them, the bound gives."""
@@ -68,34 +69,6 @@ class Distilled:
     counts: DistilCounts
 
 
-class _Candidate(NamedTuple):
-    """A usable response, its calibrated scores and its quantised control in the order of the control text."""
-
-    response: ScoredResponse
-    scores: tuple[float, ...]
-    cell: tuple[float, ...]
-
-    def distance(self, point: Sequence[float]) -> float:
-        """L1 on calibrated scores."""
-        return sum(abs(score - wanted) for score, wanted in zip(self.scores, point, strict=True))
-
-
-Fate = Literal["usable", "empty", "truncated", "outside", "duplicate"]
-
-
-class _Pool(NamedTuple):
-    """The usable responses of each prompt that has any, in order, and what befell all responses."""
-
-    candidates: Mapping[str, Sequence[_Candidate]]
-    fates: Mapping[Fate, int]
-    prompts_without_responses: int
-
-    @property
-    def usable(self) -> list[_Candidate]:
-        """All usable responses, by prompt id and sample number."""
-        return [candidate for responses in self.candidates.values() for candidate in responses]
-
-
 def moec(
     scored: Mapping[str, Sequence[ScoredResponse]],
     prompts: Mapping[str, Prompt],
@@ -116,7 +89,7 @@ def moec(
     thinned evenly over prompts: those with most examples in it lose first, and lose the example furthest
     from the cell's levels.
     """
-    pool = _pool(scored, control_format, with_repeats=False, with_truncated=options.keep_truncated)
+    pool = usable_pool(scored, control_format, with_repeats=False, with_truncated=options.keep_truncated)
     kept = {prompt: _extremes(responses, control_format, options) for prompt, responses in pool.candidates.items()}
     contrasting = [responses for responses in kept.values() if _widest(responses) >= options.minimum_contrast]
     selected = [candidate for responses in contrasting for candidate in responses]
@@ -154,7 +127,7 @@ def raw(
     taken where there are fewer than `count`.
     """
     assert count >= 0, count
-    pool = _pool(scored, control_format, with_repeats=True, with_truncated=keep_truncated)
+    pool = usable_pool(scored, control_format, with_repeats=True, with_truncated=keep_truncated)
     usable = pool.usable
     chosen = np.random.default_rng(seed).choice(len(usable), size=min(count, len(usable)), replace=False)
     drawn = [usable[index] for index in sorted(chosen.tolist())]
@@ -168,45 +141,9 @@ def raw(
     return Distilled(tuple(examples), _counts(pool, drawn, control_format))
 
 
-def _pool(
-    scored: Mapping[str, Sequence[ScoredResponse]],
-    control_format: ControlFormat,
-    *,
-    with_repeats: bool,
-    with_truncated: bool,
-) -> _Pool:
-    """The usable responses, prompts by id and responses by sample number, whatever the order of `scored`."""
-    candidates: dict[str, list[_Candidate]] = {}
-    fates: Counter[Fate] = Counter()
-    for prompt in sorted(scored):
-        texts: set[str] = set()
-        for response in sorted(scored[prompt], key=lambda each: (each.sample, each.text)):
-            fate = _fate(response, texts, control_format, with_truncated=with_truncated)
-            fates[fate] += 1
-            if fate == "usable":
-                scores = tuple(response.calibrated[name] for name in control_format.names)
-                cell = tuple(map(control_format.quantise, control_format.names, scores))
-                candidates.setdefault(prompt, []).append(_Candidate(response, scores, cell))
-                if not with_repeats:
-                    texts.add(response.text)
-    return _Pool(candidates, fates, len(scored) - len(candidates))
-
-
-def _fate(
-    response: ScoredResponse, texts: set[str], control_format: ControlFormat, *, with_truncated: bool
-) -> Fate:
-    if not response.text.strip():
-        return "empty"
-    if response.finish == "length" and not with_truncated:
-        return "truncated"
-    if not all(control_format.holds(name, response.calibrated[name]) for name in control_format.names):
-        return "outside"
-    return "duplicate" if response.text in texts else "usable"
-
-
 def _extremes(
-    responses: Sequence[_Candidate], control_format: ControlFormat, options: DistilConfig
-) -> list[_Candidate]:
+    responses: Sequence[Candidate], control_format: ControlFormat, options: DistilConfig
+) -> list[Candidate]:
     """What is nearest to the corners and each attribute's best and worst, each once, in the order given."""
     dials = range(len(responses[0].scores))
     kept: set[int] = set()
@@ -221,7 +158,7 @@ def _extremes(
     return [responses[index] for index in sorted(kept)]
 
 
-def _widest(responses: Sequence[_Candidate]) -> float:
+def _widest(responses: Sequence[Candidate]) -> float:
     """Highest minus lowest calibrated score, of the attribute in which that is most."""
     scores = np.array([candidate.scores for candidate in responses])
     return float(np.ptp(scores, axis=0).max())
@@ -246,7 +183,7 @@ def _cell_limit(cells: Mapping[tuple[float, ...], int], maximum_share: float) ->
     return int(max(within.sum(), limits[retained][0]))
 
 
-def _thinned(selected: Sequence[_Candidate], limit: int) -> list[_Candidate]:
+def _thinned(selected: Sequence[Candidate], limit: int) -> list[Candidate]:
     """`selected` with at most `limit` of each cell, in the order given.
 
     A prompt's examples in a cell are ranked by nearness to it; the cell takes all first ranks, then all
@@ -264,7 +201,7 @@ def _thinned(selected: Sequence[_Candidate], limit: int) -> list[_Candidate]:
     return [candidate for index, candidate in enumerate(selected) if index in kept]
 
 
-def _example(candidate: _Candidate, control: dict[str, float], prompts: Mapping[str, Prompt]) -> Example:
+def _example(candidate: Candidate, control: dict[str, float], prompts: Mapping[str, Prompt]) -> Example:
     response = candidate.response
     return Example(
         prompt_id=response.prompt_id,
@@ -277,8 +214,8 @@ def _example(candidate: _Candidate, control: dict[str, float], prompts: Mapping[
 
 
 def _counts(
-    pool: _Pool,
-    chosen: Sequence[_Candidate],
+    pool: UsablePool,
+    chosen: Sequence[Candidate],
     control_format: ControlFormat,
     *,
     prompts_without_contrast: int = 0,
@@ -308,7 +245,7 @@ def _counts(
     )
 
 
-def _cells(candidates: Sequence[_Candidate], control_format: ControlFormat) -> dict[str, int]:
+def _cells(candidates: Sequence[Candidate], control_format: ControlFormat) -> dict[str, int]:
     """How many candidates each control cell holds, by its text, in the order of the grid."""
     counts = Counter(candidate.cell for candidate in candidates)
     return {
@@ -320,52 +257,92 @@ def _cells(candidates: Sequence[_Candidate], control_format: ControlFormat) -> d
 def distil(
     run: RunDirectory, config: RunConfig, data: TrainingData, *, progress: ProgressDisplay = null_progress
 ) -> Stage:
-    """The stage: the scored pool in, training examples of one variant out.
+    """The stage: the scored pool in, training examples of one variant, or pairs of responses, out.
 
     A share below 1 keeps the pool of the first prompts only, in the order of their collection. `raw` has as many
     examples as `moec` keeps, so that both cost the same training. Raises `InputError` where nothing is left to
     learn from.
     """
-    scored = run.finished("score")
     form = config.control_format
+    scored = run.finished("score")
     stage = run.stage(
         f"distil/{data}",
         inputs={
             "score": scored.fingerprint,
-            "distil": config.distil.model_dump(),
+            "distil": config.distil.model_dump(exclude={"pairs"}),
             "levels": form.levels,
             "seed": config.seed,
             **({"outside": "left out"} if form.is_restricted else {}),
+            **({"pairs": config.distil.pairs.model_dump()} if data.variant == "pairs" else {}),
         },
     )
     if stage.done:
         return stage
-    with progress.task(f"distil {data}", None, unit="examples") as advance:
+    with progress.task(f"distil {data}", None, unit="rows") as advance:
         collected = run.finished("prompts").read(Prompt, prefix="train")
         first = collected[: max(1, round(len(collected) * data.share))]
         prompts = {prompt.id: prompt for prompt in first}
         pool = by_prompt(row for row in scored.rows(ScoredResponse) if row.prompt_id in prompts)
-        kept = moec(pool, prompts, control_format=form, options=config.distil)
-        if data.variant == "raw":
-            count = len(kept.examples)
-            kept = raw(
-                pool,
-                prompts,
-                control_format=form,
-                count=count,
-                seed=config.seed,
-                keep_truncated=config.distil.keep_truncated,
-            )
-        if not kept.examples:
-            raise InputError(
-                f"no training example is left of {kept.counts.pool} responses: {kept.counts.empty_dropped} were "
-                f"empty, {kept.counts.truncated_dropped} cut off at max_tokens, "
-                f"{kept.counts.outside_dropped} outside the levels, "
-                f"{kept.counts.prompts_without_contrast} prompts had no contrast",
-                hint="raise generate.samples or generate.max_tokens, lower distil.minimum_contrast, or, for a model "
-                "that never ends an answer, set distil.keep_truncated=true",
-            )
+        if data.variant == "pairs":
+            found = _paired(pool, prompts, config, data)
+            stage.write(found.pairs, Pair)
+            advance(len(found.pairs))
+            stage.finish(asdict(found.counts))
+            return stage
+        kept = _distilled(pool, prompts, config, data)
         stage.write(kept.examples, Example)
         advance(len(kept.examples))
     stage.finish({name: count for name, count in asdict(kept.counts).items() if count or name != "outside_dropped"})
     return stage
+
+
+def _distilled(
+    pool: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    config: RunConfig,
+    data: TrainingData,
+) -> Distilled:
+    """The examples of a variant. Raises `InputError` where there is none."""
+    form = config.control_format
+    kept = moec(pool, prompts, control_format=form, options=config.distil)
+    if data.variant == "raw":
+        kept = raw(
+            pool,
+            prompts,
+            control_format=form,
+            count=len(kept.examples),
+            seed=config.seed,
+            keep_truncated=config.distil.keep_truncated,
+        )
+    if not kept.examples:
+        raise InputError(
+            f"no training example is left of {kept.counts.pool} responses: {kept.counts.empty_dropped} were "
+            f"empty, {kept.counts.truncated_dropped} cut off at max_tokens, "
+            f"{kept.counts.outside_dropped} outside the levels, "
+            f"{kept.counts.prompts_without_contrast} prompts had no contrast",
+            hint="raise generate.samples or generate.max_tokens, lower distil.minimum_contrast, or, for a model "
+            "that never ends an answer, set distil.keep_truncated=true",
+        )
+    return kept
+
+
+def _paired(
+    pool: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    config: RunConfig,
+    data: TrainingData,
+) -> Paired:
+    """The pairs. Raises `InputError` where there is none."""
+    usable = usable_pool(
+        pool, config.control_format, with_repeats=False, with_truncated=config.distil.keep_truncated
+    )
+    found = pairs(
+        usable, prompts, control_format=config.control_format, by=data.by, options=config.distil.pairs, seed=config.seed
+    )
+    if not found.pairs:
+        raise InputError(
+            f"no pair is left of {found.counts.pool} responses: {found.counts.prompts_without_pairs} prompts had no "
+            f"two that differ by {config.distil.pairs.minimum_gap:g}",
+            hint="raise generate.samples, or lower distil.pairs.minimum_gap",
+        )
+    return found

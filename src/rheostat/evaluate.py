@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
 from rheostat.generation import engine_identity
+from rheostat.method_models import MethodModels
 from rheostat.method_name import MethodName
 from rheostat.model_files import identity
 from rheostat.plugins import Executor
@@ -52,20 +53,19 @@ class Evaluator:
         name: MethodName,
         evaluations: Sequence[str],
         *,
-        tuned: Stage | None,
+        models: MethodModels,
         progress: ProgressDisplay = null_progress,
     ) -> None:
-        """The rows of a method in each evaluation; `tuned` is the stage that trained its model."""
-        folder = None if tuned is None else str((tuned.path / "model").resolve())
+        """The rows of a method, whose `models` have been trained, in each evaluation."""
         for evaluation in evaluations:
-            stage = self._stage(evaluation, name, tuned)
+            stage = self._stage(evaluation, name, models)
             if stage.done:
                 continue
             started = time.perf_counter()
             work = GridWork(
                 self.bench,
                 name,
-                folder,
+                models.folders,
                 scorers_of(evaluation, self._config),
                 with_fluency=evaluation != CALIBRATION,
             )
@@ -80,14 +80,14 @@ class Evaluator:
     def reachable(self, evaluation: str, *, progress: ProgressDisplay = null_progress) -> None:
         """Base samples of every prompt, scored: what a method that only picks among them could come to."""
         samples = self._config.evaluate.reachable_samples
-        stage = self._stage(evaluation, None, None)
+        stage = self._stage(evaluation, None, MethodModels())
         if stage.done:
             return
         work = ReachableWork(self.bench, samples, scorers_of(evaluation, self._config))
         self._map(stage, work, evaluation, f"{evaluation} reachable range", progress)
         stage.finish({"samples": samples})
 
-    def _stage(self, evaluation: str, name: MethodName | None, tuned: Stage | None) -> Stage:
+    def _stage(self, evaluation: str, name: MethodName | None, models: MethodModels) -> Stage:
         options = self._config.evaluate.model_dump(
             exclude={"bootstrap", "rerank_samples", "reachable_samples", "forged_prompts"}
         )
@@ -98,8 +98,7 @@ class Evaluator:
                 "prompts": self._prompts(evaluation).fingerprint,
                 "score": self._run.finished("score").fingerprint,
                 "model": identity(self._config.model),
-                "tuned": tuned.fingerprint if tuned is not None else None,
-                "method": None if name is None else name.model_dump(exclude={"name"}),
+                **({"tuned": None, "method": None} if name is None else models.inputs(self._config, name)),
                 "options": options,
                 "samples": self._config.evaluate.reachable_samples
                 if name is None
@@ -109,7 +108,7 @@ class Evaluator:
                 **self._config.loading,
                 "batch_tokens": self._config.batch_tokens,
                 "seed": self._config.seed,
-                **(engine_identity(self._config) if tuned is None else {}),
+                **(engine_identity(self._config) if models.tuned is None else {}),
             },
         )
 

@@ -1,6 +1,6 @@
 """The planned batches of a training as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from rheostat.control import ControlFormat
 from rheostat.launch import ALONE, Rank
 from rheostat.logprobs import TokenRow
 from rheostat.models import Policy
-from rheostat.plugins import Objective
+from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
 from rheostat.rank_batches import own_rows
-from rheostat.records import Control, Example
+from rheostat.records import Control, Example, Finish
 from rheostat.training_plan import PlannedBatch, plan_batches
 
 
@@ -38,8 +38,9 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         self._tokenizer = policy.tokenizer
         self._context = policy.context
         self._format = control_format
+        self._reads_control = objective.NEEDS.control
         self._examples = examples
-        self._responses = [_response_ids(policy, example) for example in examples]
+        self._responses = [response_ids(policy, example.response, example.finish) for example in examples]
         self._prompts: dict[tuple[int, str], list[int]] = {}
         lengths = [len(self._row(index, example.control)) for index, example in enumerate(examples)]
         self.plan: list[PlannedBatch] = plan_batches(
@@ -47,7 +48,7 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
             lengths,
             control_format=control_format,
             options=config.train,
-            needs_counterfactual=objective.NEEDS_COUNTERFACTUAL,
+            needs_counterfactual=objective.NEEDS.counterfactual,
             seed=config.seed,
         )
         self.tokens = sum(lengths[index] for batch in self.plan for index in batch.examples)
@@ -71,8 +72,12 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
             "changed": torch.tensor(changed),
         }
 
+    def inputs(self, found: LogProbabilities, batch: Mapping[str, Tensor], *, warmth: float) -> ObjectiveInputs:
+        """What an objective is computed from: the log-probabilities of a batch's rows, told apart."""
+        return as_objective_inputs(found, batch, warmth=warmth)
+
     def _row(self, index: int, control: Control) -> TokenRow:
-        text = self._format.render(control)
+        text = self._format.render(control) if self._reads_control else ""
         if (index, text) not in self._prompts:
             self._prompts[index, text] = encode_prompt(
                 self._tokenizer,
@@ -84,7 +89,24 @@ class ExampleBatches(Dataset[dict[str, Tensor]]):
         return TokenRow(prompt, self._responses[index][: max(1, self._context - len(prompt))])
 
 
-def _response_ids(policy: Policy, example: Example) -> list[int]:
+def as_objective_inputs(
+    found: LogProbabilities, batch: Mapping[str, Tensor], *, warmth: float = 1.0
+) -> ObjectiveInputs:
+    """The log-probabilities of a batch's rows, told apart: the factual rows, then the counterfactual ones."""
+    rows = batch["counterfactual_rows"]
+    if not len(rows):
+        return ObjectiveInputs(found, warmth=warmth)
+    factual = len(found.values) - len(rows)
+    return ObjectiveInputs(
+        LogProbabilities(found.values[:factual], found.mask[:factual]),
+        LogProbabilities(found.values[factual:], found.mask[factual:]),
+        rows,
+        batch["changed"],
+        warmth,
+    )
+
+
+def response_ids(policy: Policy, response: str, finish: Finish) -> list[int]:
     """The response's token ids, with an end token where it ended."""
-    ids = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
-    return ids[:-1] or ids if example.finish == "length" else ids
+    ids = encode_response(policy.tokenizer, response, end_id=policy.end_ids[0])
+    return ids[:-1] or ids if finish == "length" else ids

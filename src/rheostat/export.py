@@ -22,6 +22,7 @@ from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory, environment
 from rheostat.scoring import OWN
 from rheostat.storage import read_object, require_object, storage_errors, write_bytes, write_json, write_text
+from rheostat.trainings import Training
 
 Form = Literal["merge", "adapter"]
 _TOKENIZER = "tokenizer_config.json"
@@ -101,7 +102,7 @@ def _facts(
 ) -> Facts:
     """What the run tells of the model: how it was made, and how well its dials were measured to work."""
     tuned = next(each for each in config.method_names if each.name == name)
-    distilled = run.finished(f"distil/{tuned.data(config.train.variant)}").summary
+    distilled = run.finished(f"distil/{Training.of(tuned, config).data}").summary
     return Facts(
         method=name,
         config=config,

@@ -12,7 +12,7 @@ from rheostat.metrics import Grid
 from rheostat.records import EvaluationRow, Prompt, by_prompt
 from rheostat.rundir import RunDirectory
 from rheostat.suite_figures import suite_figures
-from rheostat.train import stage_name
+from rheostat.trainings import behind
 
 SCHEMA = 1
 
@@ -42,11 +42,11 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             if evaluation == "generalization":
                 entry["scorers"] = by_scorer
             entry["fluency"] = None if yardstick is None else _fluency(_token_columns(own), yardstick, config)
-            training = stage_name(name.objective, name.data(config.train.variant)) if name.objective else ""
+            entry["has_dial"] = name.has_dial
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
                 "seconds": response_seconds.get(f"evaluate/{evaluation}/{name.name}"),
-                "training_seconds": training_seconds.get(training, 0.0),
+                "training_seconds": sum(training_seconds.get(each.stage, 0.0) for each in behind(name, config)),
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods

@@ -134,10 +134,32 @@ def sum_logprobs(
     model: "PreTrainedModel", rows: Sequence[TokenRow], *, pad_id: int, batch_tokens: int
 ) -> list[float]:
     """Summed log-probability of each response in nats, in order; batches bounded by `batch_tokens`."""
+    sums = [0.0] * len(rows)
+    for chosen, found in _in_batches(model, rows, pad_id=pad_id, batch_tokens=batch_tokens):
+        for index, value in zip(chosen, found.sum().tolist(), strict=True):
+            sums[index] = value
+    return sums
+
+
+def token_logprobs(
+    model: "PreTrainedModel", rows: Sequence[TokenRow], *, pad_id: int, batch_tokens: int
+) -> list[Tensor]:
+    """Log-probability of each token of each response in nats, `(tokens of the response,)` on the CPU, in order."""
+    tokens: list[Tensor] = [torch.empty(0)] * len(rows)
+    for chosen, found in _in_batches(model, rows, pad_id=pad_id, batch_tokens=batch_tokens):
+        values, mask = found.values.cpu(), found.mask.cpu()
+        for place, index in enumerate(chosen):
+            tokens[index] = values[place][mask[place]].clone()
+    return tokens
+
+
+def _in_batches(
+    model: "PreTrainedModel", rows: Sequence[TokenRow], *, pad_id: int, batch_tokens: int
+) -> Iterator[tuple[list[int], LogProbabilities]]:
+    """The log-probabilities of rows of similar lengths, and which rows they are."""
     if model.device.type == "cpu":
         batch_tokens = min(batch_tokens, _CPU_BATCH_TOKENS)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    sums = [0.0] * len(rows)
     start = 0
     while start < len(order):
         end = start + 1
@@ -147,7 +169,5 @@ def sum_logprobs(
         batch = pad_rows([rows[index] for index in chosen], pad_id=pad_id)
         with torch.inference_mode():
             found = response_logprobs(model, **{name: each.to(model.device) for name, each in batch.items()})
-        for index, value in zip(chosen, found.sum().tolist(), strict=True):
-            sums[index] = value
+        yield chosen, found
         start = end
-    return sums

@@ -18,8 +18,8 @@ class TrainingData(BaseModel):
     """Which rows a tuned method learns from.
 
     Examples of a variant, or pairs (`variant="pairs"`, the chosen response being the one with more of the attribute
-    `by`, None: of the mean of all); of the first `share` of the training prompts; with `mixed`, prompts of each class in
-    the recipe's ratios (`mixing`). From `round` 2 on also what the model of the round before answered.
+    `by`, None: of the mean of all); of the first `share` of the training prompts; with `mixed`, prompts of each class
+    in the recipe's ratios (`mixing`). From `round` 2 on also what the model of the round before answered.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -117,8 +117,9 @@ def _parts(name: str, head: str, suffixes: Sequence[str], trainable: Sequence[st
             part = {}
         if not part or part.keys() & found.keys():
             raise ValueError(
-                f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(_VARIANTS)}, reranking, x0.25 (a share "
-                f"of the prompts), round2, from_OBJECTIVE, and of one that learns from pairs fdc, {', '.join(dials)}"
+                f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(_VARIANTS)}, reranking, x0.25 (a "
+                f"share of the prompts), round2, from_OBJECTIVE, and of one that learns from pairs fdc, "
+                f"{', '.join(dials)}"
             )
         found |= part
     if found.keys() & {"by", "mixed", "variant", "round"}:
@@ -134,9 +135,8 @@ def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
     allowed = {"examples": {"variant", "round"}, "pairs": {"by", "mixed"}, "prompts": set()}[rows]
     if unfit := (found.keys() & {"by", "mixed", "variant", "round"}) - allowed:
         words = {"by": str(found.get("by")), "mixed": "fdc", "variant": str(found.get("variant")), "round": "round2"}
-        raise ValueError(
-            f"got {name!r}: {head} learns from {rows}, to which {', '.join(sorted(words[key] for key in unfit))} says nothing"
-        )
+        listed = ", ".join(sorted(words[key] for key in unfit))
+        raise ValueError(f"got {name!r}: {head} learns from {rows}, to which {listed} says nothing")
 
 
 _OF_EXAMPLES = ("clm", "exmate")

@@ -1,8 +1,7 @@
 """transformers.Trainer with an objective's loss over planned batches: one process or several, one pass or several."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,14 +9,27 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rheostat.accumulation import accumulate
-from rheostat.example_batches import ExampleBatches
 from rheostat.launch import ALONE, Rank
 from rheostat.logprobs import logprobs_through
-from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs
+from rheostat.plugins import LogProbabilities, Objective, ObjectiveInputs, PairInputs
 from rheostat.rank_batches import gathered, summed_gradient
 
 ROW_TENSORS = ("input_ids", "attention_mask", "response_mask")
 """The tensors of a batch that go through the model."""
+
+
+class Batches(Protocol):
+    """The planned batches of a training; item i is step i."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]: ...
+
+    def inputs(
+        self, found: LogProbabilities, batch: Mapping[str, Tensor], *, warmth: float
+    ) -> ObjectiveInputs | PairInputs:
+        """What the objective is computed from, off the log-probabilities of all of a batch's rows."""
+        ...
 
 
 class ObjectiveTrainer(Trainer):  # type: ignore[misc]
@@ -27,7 +39,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self,
         model: Any,
         arguments: TrainingArguments,
-        batches: ExampleBatches,
+        batches: Batches,
         *,
         objective: Objective,
         options: Any,
@@ -46,6 +58,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
+        self._batches = batches
         self._objective = objective
         self._options = options
         self._passes = passes
@@ -103,9 +116,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """The objective of the whole batch, of which `found` is this process's part."""
         if self._rank.count > 1:
             found = gathered(found, batch["whole_mask"], self._rank)
-        inputs = as_objective_inputs(found, batch)
         warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
-        loss = self._objective.loss(replace(inputs, warmth=warmth), self._options)
+        loss = self._objective.loss(self._batches.inputs(found, batch, warmth=warmth), self._options)
         for name, part in loss.parts.items():
             self._parts.setdefault(name, []).append(part)
         return summed_gradient(loss.total, self._rank)
@@ -115,17 +127,3 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         means = {name: float(torch.stack(parts).mean()) for name, parts in self._parts.items()}
         self._parts = {}
         super().log({**logs, **means}, *arguments, **keywords)
-
-
-def as_objective_inputs(found: LogProbabilities, batch: Mapping[str, Tensor]) -> ObjectiveInputs:
-    """The log-probabilities of a batch's rows, told apart: the factual rows, then the counterfactual ones."""
-    rows = batch["counterfactual_rows"]
-    if not len(rows):
-        return ObjectiveInputs(found)
-    factual = len(found.values) - len(rows)
-    return ObjectiveInputs(
-        LogProbabilities(found.values[:factual], found.mask[:factual]),
-        LogProbabilities(found.values[factual:], found.mask[factual:]),
-        rows,
-        batch["changed"],
-    )

@@ -15,7 +15,8 @@ from rheostat.execution import open_executor
 from rheostat.figures import evaluations_of, figures
 from rheostat.forgery import forge
 from rheostat.generate import generate
-from rheostat.method_name import MethodName, TrainingData
+from rheostat.method_models import MethodModels
+from rheostat.method_name import TrainingData
 from rheostat.models import pick_device
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompts import CALIBRATION
@@ -27,7 +28,8 @@ from rheostat.score import load_calibrators, score
 from rheostat.storage import write_json
 from rheostat.suite import answer_suite
 from rheostat.suite_prompts import collect_suite
-from rheostat.train import stage_name, train, trained
+from rheostat.train import train
+from rheostat.trainings import trainings
 
 StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
 
@@ -94,14 +96,14 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    needed = dict.fromkeys(data for _, data in trained(config))
+    needed = dict.fromkeys(training.data for training in trainings(config))
     for data in needed or {TrainingData(variant=config.train.variant): None}:
         distil(directory, config, data, progress=progress)
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    for objective, data in trained(config):
-        train(directory, config, objective, data, progress=progress)
+    for training in trainings(config):
+        train(directory, config, training, progress=progress)
 
 
 def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
@@ -114,16 +116,18 @@ def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisp
         for evaluation in evaluations:
             evaluator.reachable(evaluation, progress=progress)
         for name in config.method_names:
-            tuned = _tuned(directory, config, name)
-            evaluator.evaluate(name, evaluations, tuned=tuned, progress=progress)
-            if tuned is not None and name.is_dialled_model:
+            models = MethodModels.of(directory, config, name)
+            evaluator.evaluate(name, evaluations, models=models, progress=progress)
+            if models.tuned is not None and name.is_dialled_model:
                 if calibrates:
-                    evaluator.evaluate(name, [CALIBRATION], tuned=tuned, progress=progress)
+                    evaluator.evaluate(name, [CALIBRATION], models=models, progress=progress)
                 if config.evaluate.forged_prompts:
-                    forge(directory, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress)
+                    forge(
+                        directory, evaluator.bench, name, tuned=models.tuned, executor=executor, progress=progress
+                    )
             if config.suite is not None:
                 answer_suite(
-                    directory, config, evaluator.bench, name, tuned=tuned, executor=executor, progress=progress
+                    directory, config, evaluator.bench, name, models=models, executor=executor, progress=progress
                 )
     write_json(directory.path / "evaluation.json", figures(directory, config))
 
@@ -134,13 +138,6 @@ def _calibration(directory: RunDirectory, config: RunConfig) -> Stage:
         return directory.finished(CALIBRATION)
     except StageMissing:
         return collect_calibration(directory, config)
-
-
-def _tuned(directory: RunDirectory, config: RunConfig, name: MethodName) -> Stage | None:
-    """The stage that trained a method's model."""
-    if name.objective is None:
-        return None
-    return directory.finished(stage_name(name.objective, name.data(config.train.variant)))
 
 
 def _outcome(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> RunOutcome:

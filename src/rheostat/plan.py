@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rheostat import plugins
 from rheostat.collect import read_splits
-from rheostat.config import RunConfig
+from rheostat.config import RunConfig, TrainConfig
 from rheostat.evaluate import EVALUATIONS, scorers_of
-from rheostat.footprint import ModelShape, Training
+from rheostat.footprint import ModelShape
+from rheostat.footprint import Training as TrainingKind
 from rheostat.forgery import ATTEMPTS, FORGED
 from rheostat.method_name import MethodName
 from rheostat.model_shapes import read_shape
@@ -25,8 +27,9 @@ from rheostat.suite import settings
 from rheostat.suite_prompts import KINDS as SUITE_KINDS
 from rheostat.suite_prompts import STAGE as SUITE
 from rheostat.suite_prompts import read_suite
-from rheostat.train import stage_name, task_label, trained
+from rheostat.train import task_label
 from rheostat.training_plan import settled
+from rheostat.trainings import Training, trainings
 
 UTILISATION = {"generate": 0.20, "score": 0.64, "train": 0.57}
 """Shares of the rate of matrix products that the hot paths reached on two CPU cores (benchmarks/results/)."""
@@ -113,9 +116,7 @@ class _Scale:
         self._found = found
         small: dict[str, int] = {name: int(found.summaries["prompts"][name]) for name in counts}
         self._prompts = {name: counts[name] / small[name] for name in counts if small[name]}
-        self._stages = {
-            task_label(objective, data, config): stage_name(objective, data) for objective, data in trained(config)
-        }
+        self._trainings = {task_label(each, config): each for each in trainings(config)}
 
     def step(self, task: Task) -> Step:
         """A task of the rehearsal as it will be in the run."""
@@ -140,7 +141,7 @@ class _Scale:
         }
         if "suite" in written:
             sizes["suite"] = self._suite()
-        models = len(self._stages)
+        models = len(self._trainings)
         checkpoint = written.get("train", 0) / models * _CHECKPOINT_COPIES if models else 0
         return round(sum(size * sizes.get(name, 1.0) for name, size in written.items()) + checkpoint)
 
@@ -148,7 +149,7 @@ class _Scale:
         if task.unit == "page":
             return 1.0
         if task.unit == "steps":
-            return self._training(self._stages[task.label])
+            return self._training(self._trainings[task.label])
         if task.label.startswith("calibrate "):
             small = int(self._found.summaries["generate"]["responses"])
             pool = round(small * self._prompts["train"])
@@ -169,12 +170,13 @@ class _Scale:
         small = self._found.summaries[SUITE]
         return suite_count(self._config) / sum(int(small[kind]) for kind in SUITE_KINDS)
 
-    def _training(self, stage: str) -> float:
+    def _training(self, training: Training) -> float:
         """Steps of the whole training over those of the rehearsal."""
-        options, made = self._config.train, int(self._found.summaries[stage]["steps"])
+        options, summary = self._config.train.of(training.objective), self._found.summaries[training.stage]
+        made = int(summary["steps"])
         if options.steps is not None:
             return options.steps / made
-        examples = int(self._found.summaries[stage]["examples"]) * self._prompts["train"]
+        examples = int(summary["examples"]) * self._prompts["train"]
         return max(1.0, examples * options.epochs / options.batch_size / made)
 
     def _tokens(self, task: Task) -> float:
@@ -182,7 +184,7 @@ class _Scale:
         if task.label == "generate":
             return float(summaries["generate"]["tokens"])
         if task.unit == "steps":
-            return float(summaries[self._stages[task.label]]["tokens"])
+            return float(summaries[self._trainings[task.label].stage]["tokens"])
         evaluation, _, method = task.label.partition(" ")
         stage = f"suite/{method}" if evaluation == "suite" else f"evaluate/{evaluation}/{method}"
         generated = float(summaries.get(stage, {}).get("generated_tokens", 0))
@@ -228,7 +230,7 @@ def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
         shape.generating(config.dtype, rows=rows, tokens=config.batch_tokens),
         shape.training(
             config.dtype,
-            _training(config, shape),
+            _how_trained(config, config.train, shape),
             tokens=round(batch * longest),
             response_tokens=round(batch * config.generate.max_tokens),
             checkpointing=config.train.gradient_checkpointing,
@@ -236,7 +238,7 @@ def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
     )
     generated = sum(step.tokens for step in steps if not step.name.startswith("train"))
     weights = shape.weights(config.dtype)
-    disk = generated * _DISK_BYTES_A_TOKEN + weights * (len(trained(config)) + _CHECKPOINT_COPIES)
+    disk = generated * _DISK_BYTES_A_TOKEN + weights * (len(trainings(config)) + _CHECKPOINT_COPIES)
     return Plan("reckoned", steps, 0.0, memory, round(disk))
 
 
@@ -285,24 +287,25 @@ def _reckoned(
 def _reckoned_training(
     config: RunConfig, counts: Mapping[str, int], shape: ModelShape, rate: float
 ) -> Iterator[Step]:
-    options, distil = config.train, config.distil
+    distil = config.distil
     dials = len(config.rewards)
     kept = min(config.generate.samples, 2**dials * distil.per_corner + 2 * dials * distil.per_extreme)
-    steps = options.steps or round(counts["train"] * kept * options.epochs / options.batch_size)
-    tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
-    how = _training(config, shape)
-    for objective, data in trained(config):
-        passes = 1 if objective == "clm" else 1 + options.counterfactual.fraction
-        operations = shape.training_operations(tokens * passes, how)
+    for each in trainings(config):
+        options, needs = config.train.of(each.objective), plugins.needs(each.objective)
+        rows = distil.pairs.per_prompt if needs.rows == "pairs" else kept
+        steps = options.steps or round(counts["train"] * rows * options.epochs / options.batch_size)
+        tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
+        passes = 2.0 if needs.rows == "pairs" else 1 + options.counterfactual.fraction * needs.counterfactual
+        operations = shape.training_operations(tokens * passes, _how_trained(config, options, shape))
         spent = operations / (rate * UTILISATION["train"])
-        yield Step(task_label(objective, data, config), f"{steps:,} steps", tokens, spent)
+        yield Step(task_label(each, config), f"{steps:,} steps", tokens, spent)
 
 
-def _training(config: RunConfig, shape: ModelShape) -> Training:
+def _how_trained(config: RunConfig, options: TrainConfig, shape: ModelShape) -> TrainingKind:
     """What is trained, as the training will decide it."""
     if config.quantization is not None:
         return "4bit"
-    return "full" if settled(config.train, shape.parameters).lora is None else "lora"
+    return "full" if settled(options, shape.parameters).lora is None else "lora"
 
 
 def _candidates(name: MethodName, config: RunConfig, cells: int) -> int:

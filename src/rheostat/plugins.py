@@ -327,9 +327,9 @@ class Needs:
     preferred), or `prompts` alone, answered while it trains. `control`: whether the model reads the control; what is
     trained without one is a point, not a dial. `counterfactual`: examples also under an untreated control.
     `ordered_by`: the attribute whose score says which response of a pair is the chosen one; None: the mean over
-    attributes. `keeps`: which rows, by their calibrated scores: `keeps(scores)` of an example, `keeps(chosen, rejected)` of
-    a pair; None keeps all. `token_rewards_of`: the training (a method's name) whose model gives token-level rewards.
-    `experts`: trainings by role whose adapters stand frozen in the model, under gates that are trained.
+    attributes. `keeps`: which rows, by their calibrated scores: `keeps(scores)` of an example, of a pair
+    `keeps(chosen, rejected)`; None keeps all. `token_rewards_of`: the training (a method's name) whose model rewards
+    tokens. `experts`: trainings by role whose adapters stand frozen in the model, under gates that are trained.
     """
 
     rows: Literal["examples", "pairs", "prompts"] = "examples"

@@ -84,6 +84,12 @@ def objective_options(config: TrainConfig, objective: str) -> Any:
     return TypeAdapter(options).validate_python(config.objectives.get(objective, {}))
 
 
+def method_options(config: RunConfig, method: str) -> Any:
+    """The options of a method: its own `OPTIONS` with what the recipe sets."""
+    options = plugins.load("methods", method).OPTIONS
+    return TypeAdapter(options).validate_python(config.method_options.get(method, {}))
+
+
 def reward_options(spec: RewardConfig) -> Any:
     """The options of a reward: its kind's own `OPTIONS` with what the recipe sets."""
     options = plugins.load("rewards", spec.kind).OPTIONS
@@ -143,6 +149,14 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if name in plugins.available("objectives") and isinstance(given, Mapping):
             options = plugins.load("objectives", name).OPTIONS
             yield from option_problems(f"train.objectives.{name}", options, given)
+    overrides = train.get("overrides") if isinstance(train, Mapping) else None
+    for name, given in overrides.items() if isinstance(overrides, Mapping) else ():
+        if isinstance(given, Mapping):
+            yield from _override_problems(f"train.overrides.{name}", given)
+    methods = values.get("method_options")
+    for name, given in methods.items() if isinstance(methods, Mapping) else ():
+        if name in plugins.available("methods") and isinstance(given, Mapping):
+            yield from option_problems(f"method_options.{name}", plugins.load("methods", name).OPTIONS, given)
     executor = values.get("executor")
     if isinstance(executor, Mapping) and executor.get("kind", "local") in plugins.available("executors"):
         options = plugins.load("executors", executor.get("kind", "local")).OPTIONS
@@ -160,6 +174,19 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         expanded = expand_rewards(rewards)
         for name, block in expanded.items() if isinstance(expanded, Mapping) else ():
             yield from reward_problems(f"{where}.{name}", block)
+
+
+def _override_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the keys of `train` that an objective has for itself."""
+    allowed = sorted(set(TrainConfig.model_fields) - {"variant", "objectives", "overrides"})
+    for key in given:
+        if key not in allowed:
+            yield f"{where}.{key}: unknown key{did_you_mean(key, allowed)}; allowed are {', '.join(allowed)}"
+    try:
+        TrainConfig.model_validate({key: value for key, value in given.items() if key in allowed})
+    except ValidationError as error:
+        for detail in error.errors():
+            yield f"{where}.{_describe(detail)}"
 
 
 def reward_problems(where: str, block: Any) -> Iterator[str]:

@@ -92,7 +92,13 @@ def miniature(config: RunConfig, size: Miniature) -> RunConfig:
     )
     forged = least(config.evaluate.forged_prompts, size.evaluation_prompts)
     evaluate = config.evaluate.model_copy(update={"forged_prompts": forged})
-    train = config.train.model_copy(update={"steps": least(config.train.steps, size.steps)})
+    overrides = {
+        name: {key: least(value, size.steps) if key == "steps" else value for key, value in given.items()}
+        for name, given in config.train.overrides.items()
+    }
+    train = config.train.model_copy(
+        update={"steps": least(config.train.steps, size.steps), "overrides": overrides}
+    )
     suite = config.suite
     if suite is not None:
         suite = suite.model_copy(update={"limit": least(suite.limit, size.evaluation_prompts)})

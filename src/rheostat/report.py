@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rheostat import metrics, report_tables
+from rheostat import metrics, plugins, report_tables
 from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
 from rheostat.errors import StageMissing
@@ -18,6 +18,7 @@ from rheostat.records import EvaluationRow, Example, Prompt, ScoredResponse, by_
 from rheostat.rundir import RunDirectory
 from rheostat.scoring import OWN
 from rheostat.storage import storage_errors, write_bytes, write_text
+from rheostat.trainings import trainings
 
 EXAMPLE_PROMPTS = 3
 """How many prompts the page shows across the grid."""
@@ -59,14 +60,14 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         name: Grid.of(each, OWN, form)
         for name, each in rows.items()
     }
-    tuned = [name.name for name in config.method_names if name.objective is not None]
+    tuned = [name.name for name in config.method_names if name.objective is not None and name.has_dial]
     shown = report_tables.best_method(evaluation, attributes, among=tuned or list(rows))
     collected = run.finished("prompts")
     prompts = {prompt.id: prompt for prompt in collected.read(Prompt, prefix="optimization")}
     scored = run.finished("score")
     responses = scored.read(ScoredResponse)
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
-    choices = {str(name.data(config.train.variant)) for name in config.method_names if name.objective}
+    choices = {str(each.data) for each in trainings(config) if plugins.needs(each.objective).rows == "examples"}
     distilled = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each), default='moec')}")
     return ReportData(
         title=f"Dials for {config.model}",

@@ -12,13 +12,14 @@ from typing import Any
 from rheostat import plugins
 from rheostat.config import RewardConfig, RunConfig, SuiteConfig
 from rheostat.generation import engine_identity
+from rheostat.method_models import MethodModels, ModelFolders
 from rheostat.method_name import MethodName
 from rheostat.model_files import identity
 from rheostat.plugins import ControlledRequest, Executor, Judged, Reward
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Control, Prompt, SuiteRow
 from rheostat.reward_tree import identify
-from rheostat.rundir import RunDirectory, Stage
+from rheostat.rundir import RunDirectory
 from rheostat.scoring import build_reward
 from rheostat.shard_work import Compute
 from rheostat.suite_prompts import KINDS, STAGE
@@ -42,21 +43,20 @@ def answer_suite(
     bench: Workbench,
     name: MethodName,
     *,
-    tuned: Stage | None,
+    models: MethodModels,
     executor: Executor,
     progress: ProgressDisplay = null_progress,
 ) -> None:
-    """The rows of a method; `tuned` is the stage that trained its model."""
+    """The rows of a method, whose `models` have been trained."""
     assert config.suite is not None
     prompts = run.finished(STAGE)
-    stage = run.stage(f"suite/{name.name}", inputs=_inputs(run, config, name, tuned))
+    stage = run.stage(f"suite/{name.name}", inputs=_inputs(run, config, name, models))
     if stage.done:
         return
     started = time.perf_counter()
-    folder = None if tuned is None else str((tuned.path / "model").resolve())
     answered = stage.map(
         [prompt for kind in KINDS for prompt in prompts.read(Prompt, prefix=kind)],
-        SuiteWork(bench, name, folder),
+        SuiteWork(bench, name, models.folders),
         key=lambda prompt: prompt.id,
         row_type=SuiteRow,
         shard_size=config.evaluate.shard_prompts,
@@ -80,14 +80,14 @@ class SuiteWork:
 
     bench: Workbench
     method: MethodName
-    tuned: str | None
+    folders: ModelFolders
 
     def open(self) -> Compute[Prompt]:
         """Loads the method's models and the two rewards."""
         bench, config = self.bench, self.bench.config
         options = config.suite
         assert options is not None
-        method = bench.method(self.method, self.tuned)
+        method = bench.method(self.method, self.folders)
         harm = None if options.harm is None else _SignedReward.load(options.harm, options.dial, config)
         refusals = _SignedReward.load(options.refusals, "refusal", config)
         controls = settings(options, config)
@@ -153,7 +153,7 @@ def _row(
     )
 
 
-def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage | None) -> dict[str, Any]:
+def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, models: MethodModels) -> dict[str, Any]:
     """What a method's rows depend on; the thresholds are applied to them later."""
     options = config.suite
     assert options is not None
@@ -163,8 +163,7 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         "prompts": run.finished(STAGE).fingerprint,
         "score": run.finished("score").fingerprint if reads_score else None,
         "model": identity(config.model),
-        "tuned": None if tuned is None else tuned.fingerprint,
-        "method": name.model_dump(exclude={"name"}),
+        **models.inputs(config, name),
         "suite": options.model_dump(include={"dial", "others", "judge"}),
         "rewards": {
             key: None if spec is None else identify(spec)
@@ -175,7 +174,7 @@ def _inputs(run: RunDirectory, config: RunConfig, name: MethodName, tuned: Stage
         "levels": config.control_format.levels,
         "dtype": config.dtype,
         **config.loading,
-        **(engine_identity(config) if tuned is None else {}),
+        **(engine_identity(config) if models.tuned is None else {}),
         "batch_tokens": config.batch_tokens,
         "seed": config.seed,
     }

@@ -1,8 +1,8 @@
-"""Train: fine-tune the model to obey the control, through transformers.Trainer. Examples in, a model out."""
+"""Train: the model learns to obey the control, or what a rival teaches, by transformers.Trainer. Rows in, model out."""
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import (
     set_seed,
 )
 
-from rheostat import launch, plugins
+from rheostat import launch, plugins, trainings
 from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
@@ -24,12 +24,14 @@ from rheostat.model_shapes import parameter_count
 from rheostat.models import Policy, load_policy, pick_device, recipe_policy
 from rheostat.objective_trainer import ObjectiveTrainer
 from rheostat.optimisers import muon_with_adamw
+from rheostat.pair_batches import PairBatches
 from rheostat.plugins import Objective
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
-from rheostat.records import Example
+from rheostat.records import Example, Pair
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import settled, with_forged_controls
+from rheostat.trainings import Training
 
 _LOG_STEPS = 10
 _WHOLE = "whole"
@@ -41,35 +43,38 @@ ADAPTER = "adapter"
 def train(
     run: RunDirectory,
     config: RunConfig,
-    objective: str,
-    data: TrainingData,
+    training: Training,
     *,
     progress: ProgressDisplay = null_progress,
 ) -> Stage:
-    """Fine-tune on one choice of examples with one objective; the model is in the stage's folder `model/`.
+    """One training: its data in; the model is in the stage's folder `model/`.
 
-    A killed training resumes from its last checkpoint and ends with the same weights.
+    It starts from the base model, or from that of `training.start`. A killed training resumes from its last checkpoint
+    and ends with the same weights.
     """
-    distilled = run.finished(f"distil/{data}")
-    module: Objective = plugins.load("objectives", objective)
+    distilled = run.finished(f"distil/{training.data}")
+    module: Objective = plugins.load("objectives", training.objective)
     options = settled(
-        config.train, parameter_count(config.model), is_quantized=config.quantization is not None
+        config.train.of(training.objective),
+        parameter_count(config.model),
+        is_quantized=config.quantization is not None,
     )
     config = config.model_copy(update={"train": options})
     rank = launch.join(on_cpu=pick_device(config.device).type == "cpu")
     stage = _opened(
         run,
-        stage_name(objective, data),
+        training.stage,
         {
             "examples": distilled.fingerprint,
             "model": identity(config.model),
             "train": _plain(options),
-            "counterfactual": options.counterfactual.model_dump() if module.NEEDS_COUNTERFACTUAL else None,
-            "objective": objective,
-            "options": repr(objective_options(options, objective)),
+            "counterfactual": options.counterfactual.model_dump() if module.NEEDS.counterfactual else None,
+            "objective": training.objective,
+            "options": repr(objective_options(options, training.objective)),
             "dtype": config.dtype,
             "seed": config.seed,
             **config.loading,
+            **_required(run, training, config),
         },
         rank,
     )
@@ -78,20 +83,22 @@ def train(
     started = time.perf_counter()
     if launch.is_sharded():  # FSDP places the weights, a shard on each device
         _refuse_sharded(config)
-        policy = recipe_policy(config.model_copy(update={"device": "cpu"}))
-    else:
-        policy = recipe_policy(config)
-    examples = distilled.read(Example)
+    config_here = config.model_copy(update={"device": "cpu"}) if launch.is_sharded() else config
+    policy = recipe_policy(config_here, _start(run, training))
+    wants_pairs = module.NEEDS.rows == "pairs"
+    rows: Sequence[Example] | Sequence[Pair] = distilled.read(Pair) if wants_pairs else distilled.read(Example)
+    rewarder = module.NEEDS.token_rewards_of
     checkpoints = stage.path / "checkpoints"
     earlier = last_checkpoint(checkpoints)
     figures = fine_tune(
         policy,
-        examples,
-        objective=objective,
+        rows,
+        objective=training.objective,
         config=config,
         checkpoints=checkpoints,
         adapter=stage.path / ADAPTER,
-        label=task_label(objective, data, config),
+        rewarder=None if rewarder is None else recipe_policy(config, _model(run, trainings.training(rewarder, config))),
+        label=task_label(training, config),
         progress=progress,
         rank=rank,
     )
@@ -99,7 +106,9 @@ def train(
         launch.meet(rank)
         return stage
     if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
-        policy = load_policy(config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER)
+        policy = load_policy(
+            _start(run, training) or config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER
+        )
     _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
     shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
@@ -108,6 +117,21 @@ def train(
     run.record_timing(stage.name, time.perf_counter() - started, steps=steps, steps_made=made)
     launch.meet(rank)
     return stage
+
+
+def _model(run: RunDirectory, training: Training) -> str:
+    """The folder of a finished training's model."""
+    return str((run.finished(training.stage).path / "model").resolve())
+
+
+def _start(run: RunDirectory, training: Training) -> str | None:
+    return None if training.start is None else _model(run, training.start)
+
+
+def _required(run: RunDirectory, training: Training, config: RunConfig) -> dict[str, Any]:
+    """The trainings that went before; nothing where there were none."""
+    found = {str(each): run.finished(each.stage).fingerprint for each in trainings.requirements(training, config)}
+    return {"required": found} if found else {}
 
 
 def _opened(run: RunDirectory, name: str, inputs: Mapping[str, Any], rank: Rank) -> Stage:
@@ -122,42 +146,28 @@ def _opened(run: RunDirectory, name: str, inputs: Mapping[str, Any], rank: Rank)
 
 def _plain(options: TrainConfig) -> dict[str, Any]:
     """What every training depends on; keys that came later only where they are not at their default."""
-    plain = options.model_dump(exclude={"objectives", "variant", "counterfactual", "lora_above"})
+    plain = options.model_dump(exclude={"objectives", "overrides", "variant", "counterfactual", "lora_above"})
     for key in ("accumulation", "gradient_checkpointing", "forged_styles"):
         if plain[key] == TrainConfig.model_fields[key].default:
             del plain[key]
     return plain
 
 
-def stage_name(objective: str, data: TrainingData) -> str:
-    """The name of the stage that trains a model."""
-    return f"train/{objective}-{data}"
-
-
-def task_label(objective: str, data: TrainingData, config: RunConfig) -> str:
+def task_label(training: Training, config: RunConfig) -> str:
     """What the progress of a training is shown under."""
-    is_usual = data == TrainingData(variant=config.train.variant)
-    return f"train {objective}" + ("" if is_usual else f"+{data}")
-
-
-def trained(config: RunConfig) -> list[tuple[str, TrainingData]]:
-    """Which models the recipe's methods need: (objective, examples), each once."""
-    needed = {
-        (name.objective, name.data(config.train.variant)): None
-        for name in config.method_names
-        if name.objective is not None
-    }
-    return list(needed)
+    is_usual = training.data == TrainingData(variant=config.train.variant) and training.start is None
+    return f"train {training.objective}" if is_usual else f"train {training}"
 
 
 def fine_tune(
     policy: Policy,
-    examples: Sequence[Example],
+    rows: Sequence[Example] | Sequence[Pair],
     *,
     objective: str,
     config: RunConfig,
     checkpoints: Path,
     adapter: Path | None = None,
+    rewarder: Policy | None = None,
     label: str = "train",
     progress: ProgressDisplay = null_progress,
     rank: Rank = ALONE,
@@ -166,22 +176,19 @@ def fine_tune(
 
     With `train.lora` the trained adapter is written into the folder `adapter`, where one is given, and merged, save
     into quantised weights. Else all weights are trained, in float32 whatever their type, and rounded to it at the end.
+    `rows` are examples or pairs, as the objective needs; `rewarder` is the model of its token-level rewards.
     All processes of a launcher call it, each as its `rank`; all end with the same weights. Raises `ModelError` for
     weights that cannot be trained.
     """
     parameters = policy.model.num_parameters()
-    options = settled(config.train, parameters, is_quantized=config.quantization is not None)
+    options = settled(
+        config.train.of(objective), parameters, is_quantized=config.quantization is not None
+    )
+    config = config.model_copy(update={"train": options})
     refuse_frozen_weights(policy, options.lora is not None)
     module: Objective = plugins.load("objectives", objective)
-    control_format = config.control_format
-    forged = with_forged_controls(
-        examples,
-        control_format=control_format,
-        share=options.forged_share,
-        styles=options.forged_styles,
-        seed=config.seed,
-    )
-    batches = ExampleBatches(policy, forged, control_format, config, objective=module, rank=rank)
+    kept = _kept(rows, module.NEEDS.keeps)
+    batches = _batches(policy, kept, module, config, rewarder, rank)
     set_seed(config.seed)  # adapters are initialised at random
     on_cpu = policy.device.type == "cpu" and not launch.is_sharded()
     with trainable(policy, options) as model, quiet(), progress.task(label, len(batches), unit="steps") as advance:
@@ -207,7 +214,7 @@ def fine_tune(
     log = [entry for entry in trainer.state.log_history if "nll" in entry]
     return {
         "steps": len(batches),
-        "examples": len(examples),
+        "examples": len(kept),
         "tokens": batches.tokens,
         "parameters": parameters,
         "trained_parameters": trained_parameters,
@@ -215,6 +222,50 @@ def fine_tune(
         "learning_rate": options.learning_rate,
         "log": [{key: value for key, value in entry.items() if key != "epoch"} for entry in log],
     }
+
+
+def _kept(
+    rows: Sequence[Example] | Sequence[Pair], keeps: Callable[..., bool] | None
+) -> list[Example] | list[Pair]:
+    """The rows that an objective wants. Raises `InputError` where it wants none."""
+    if keeps is None:
+        return list(rows)  # type: ignore[return-value]
+    kept = [
+        row
+        for row in rows
+        if (keeps(row.chosen_scores, row.rejected_scores) if isinstance(row, Pair) else keeps(row.scores))
+    ]
+    if not kept:
+        raise InputError(
+            f"got {len(rows)} rows, of which the objective wants none",
+            hint="raise generate.samples or prompts.train_limit, so that the pool holds what it learns from",
+        )
+    return kept  # type: ignore[return-value]
+
+
+def _batches(
+    policy: Policy,
+    rows: Sequence[Example] | Sequence[Pair],
+    objective: Objective,
+    config: RunConfig,
+    rewarder: Policy | None,
+    rank: Rank,
+) -> ExampleBatches | PairBatches:
+    """The planned batches of what the objective learns from."""
+    form = config.control_format
+    if objective.NEEDS.rows == "pairs":
+        pairs = [row for row in rows if isinstance(row, Pair)]
+        return PairBatches(policy, pairs, form, config, rewarder=rewarder, rank=rank)
+    examples = [row for row in rows if isinstance(row, Example)]
+    if objective.NEEDS.control:
+        examples = with_forged_controls(
+            examples,
+            control_format=form,
+            share=config.train.forged_share,
+            styles=config.train.forged_styles,
+            seed=config.seed,
+        )
+    return ExampleBatches(policy, examples, form, config, objective=objective, rank=rank)
 
 
 def _arguments(

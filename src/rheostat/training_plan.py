@@ -68,18 +68,9 @@ def plan_batches(
     The order of examples depends on neither the objective nor its counterfactuals, so objectives are compared on
     the same batches.
     """
-    order = np.random.default_rng([seed, 0])
     chooser = np.random.default_rng([seed, 1])
     sampler = CounterfactualSampler(examples, control_format, options.counterfactual)
-    batches: list[tuple[int, ...]] = []
-    total = options.steps * options.batch_size if options.steps else round(len(examples) * options.epochs)
-    copies = _copies(examples, options.balance)
-    while total > 0:
-        counts = np.floor(copies + order.random(len(examples))).astype(int)
-        shuffled = order.permutation(np.repeat(np.arange(len(examples)), counts))[:total]
-        total -= len(shuffled)
-        batches += _bucketed(shuffled, lengths, options.batch_size, order)
-    batches = batches[: options.steps]
+    batches = plan_rows(lengths, _copies(examples, options.balance), options=options, seed=seed)
     if not needs_counterfactual:
         return [PlannedBatch(batch) for batch in batches]
     plan: list[PlannedBatch] = []
@@ -88,6 +79,22 @@ def plan_batches(
         controls = tuple(sampler.draw(examples[batch[row]], chooser) for row in rows)
         plan.append(PlannedBatch(batch, tuple(rows), controls))
     return plan
+
+
+def plan_rows(
+    lengths: Sequence[int], copies: np.ndarray | None = None, *, options: TrainConfig, seed: int
+) -> list[tuple[int, ...]]:
+    """The rows of every step, of similar `lengths`; `copies`: how often each is seen in an epoch (None: once)."""
+    order = np.random.default_rng([seed, 0])
+    often = np.ones(len(lengths)) if copies is None else copies
+    batches: list[tuple[int, ...]] = []
+    total = options.steps * options.batch_size if options.steps else round(len(lengths) * options.epochs)
+    while total > 0:
+        counts = np.floor(often + order.random(len(lengths))).astype(int)
+        shuffled = order.permutation(np.repeat(np.arange(len(lengths)), counts))[:total]
+        total -= len(shuffled)
+        batches += _bucketed(shuffled, lengths, options.batch_size, order)
+    return batches[: options.steps]
 
 
 def _copies(examples: Sequence[Example], balance: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which models a run trains, and in which order: a method's own, and those that it is made of or starts from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,6 +71,12 @@ def requirements(wanted: Training, config: RunConfig) -> Iterator[Training]:
 
 def trainings(config: RunConfig) -> list[Training]:
     """All trainings that the recipe's methods need, each once, each after those that it needs itself."""
+    return list(dict.fromkeys(each for name in config.method_names for each in behind(name, config)))
+
+
+def behind(name: MethodName, config: RunConfig) -> list[Training]:
+    """All trainings behind a method, each once, each after those that it needs itself."""
+    own = models_of(name, config).values() if name.objective is None else [Training.of(name, config)]
     found: dict[Training, None] = {}
 
     def add(each: Training) -> None:
@@ -79,13 +85,6 @@ def trainings(config: RunConfig) -> list[Training]:
                 add(other)
             found[each] = None
 
-    for name in config.method_names:
-        for each in _of_method(name, config):
-            add(each)
+    for each in own:
+        add(each)
     return list(found)
-
-
-def _of_method(name: MethodName, config: RunConfig) -> Sequence[Training]:
-    if name.objective is not None:
-        return [Training.of(name, config)]
-    return list(models_of(name, config).values())

@@ -5,6 +5,7 @@ A `Workbench` travels without its models: what is pickled is the recipe and the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rheostat import plugins
@@ -14,6 +15,7 @@ from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
 from rheostat.generation import load_engine, tuned_engine
 from rheostat.logprobs import TokenRow, sum_logprobs
+from rheostat.method_models import ModelFolders
 from rheostat.method_name import MethodName
 from rheostat.models import Policy, recipe_policy
 from rheostat.plugins import (
@@ -25,6 +27,7 @@ from rheostat.plugins import (
     MethodContext,
     Sampling,
 )
+from rheostat.recipe import method_options
 from rheostat.records import Control, EvaluationRow, Message, Prompt
 from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer
 from rheostat.shard_work import Compute
@@ -72,18 +75,24 @@ class Workbench:
             return load_engine(self.config, lambda: self.base)
         return tuned_engine(self.config, self.tuned(tuned))
 
-    def method(self, name: MethodName, tuned: str | None) -> Method:
-        """A method over the tuned model in the folder `tuned`, or over the base model."""
+    def method(self, name: MethodName, folders: ModelFolders) -> Method:
+        """A method over its tuned model, or over the base model and the models that it is made of."""
+        is_controlled = name.objective is not None and plugins.needs(name.objective).control
+        file = name.method
+        if name.reranking:
+            file = "reranking"
+        elif name.objective is not None and not is_controlled:
+            file = "base"
         context = MethodContext(
-            engine=self.engine(tuned),
-            is_controlled=tuned is not None,
+            engine=self.engine(folders.tuned),
+            is_controlled=is_controlled,
             scorer=self.scorer(OWN),
             attributes=self.format.attributes,
             samples=self.config.evaluate.rerank_samples,
+            models=_BenchModels(self, folders.parts),
+            options=method_options(self.config, file),
         )
-        method: Method = plugins.load("methods", "reranking" if name.reranking else name.method).build(
-            context
-        )
+        method: Method = plugins.load("methods", file).build(context)
         return method
 
     def rows(
@@ -147,22 +156,42 @@ class Workbench:
 
 
 @dataclass(frozen=True, slots=True)
+class _BenchModels:
+    """The models that a method is made of: `plugins.Models`."""
+
+    bench: Workbench
+    parts: Mapping[str, str]
+
+    def base(self) -> Policy:
+        return self.bench.base
+
+    def tuned(self, role: str) -> Policy:
+        return recipe_policy(self.bench.config, str(self.folder(role) / "model"))
+
+    def folder(self, role: str) -> Path:
+        return Path(self.parts[role])
+
+    def engine(self, policy: Policy) -> Engine:
+        return tuned_engine(self.bench.config, policy)
+
+
+@dataclass(frozen=True, slots=True)
 class GridWork:
     """Prompts in; out come the cells of the grid as a method answers them, scored by `scorers`.
 
-    `tuned` is the folder of the method's own model, None where it works with the base model.
+    `folders` say where the method's models lie.
     """
 
     bench: Workbench
     method: MethodName
-    tuned: str | None
+    folders: ModelFolders
     scorers: tuple[str, ...]
     with_fluency: bool = True
 
     def open(self) -> Compute[Prompt]:
         """Loads the method's models."""
         bench = self.bench
-        method = bench.method(self.method, self.tuned)
+        method = bench.method(self.method, self.folders)
         grid = bench.format.grid()
 
         def work(shard: Sequence[Prompt], seed: int) -> list[EvaluationRow]:

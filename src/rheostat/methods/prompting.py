@@ -18,7 +18,6 @@ from rheostat.plugins import (
 )
 from rheostat.records import Attribute, Control, Message
 
-
 HAS_DIAL = True
 
 

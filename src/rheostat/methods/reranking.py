@@ -22,7 +22,6 @@ from rheostat.plugins import (
 )
 from rheostat.records import Control, Scores
 
-
 HAS_DIAL = True
 
 

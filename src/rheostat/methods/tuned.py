@@ -14,7 +14,6 @@ from rheostat.plugins import (
     Sampling,
 )
 
-
 HAS_DIAL = True
 
 
