@@ -15,6 +15,7 @@ from rheostat.records import (
     EvaluationRow,
     Example,
     ForgeryRow,
+    Pair,
     Prompt,
     Record,
     Response,
@@ -25,7 +26,7 @@ from rheostat.suite_figures import method_rates
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
-ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, EvaluationRow, SuiteRow, ForgeryRow]
+ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, Pair, EvaluationRow, SuiteRow, ForgeryRow]
 
 
 def table_under(heading: str) -> dict[str, str]:
