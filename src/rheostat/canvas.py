@@ -31,7 +31,7 @@ SCALE = matplotlib.colormaps["viridis"]
 FINE, TEXT, TITLE = 7.5, 8.5, 9.5
 """Sizes of type, in points."""
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _DASHES: tuple[Dashes, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
@@ -91,7 +91,10 @@ class MethodStyle:
 
 
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
-    """A style per method: the part before the first `+` gives colour and marker, what follows the dashes."""
+    """A style per method: the part before the first `+` gives colour and marker, what follows the dashes.
+
+    There are more markers than hues: of the methods that share a hue none shares the marker, and the dashes differ too.
+    """
     heads = list(dict.fromkeys(name.partition("+")[0] for name in methods))
     others = [head for head in heads if head != "base"]
     endings = list(dict.fromkeys(["", *(name.partition("+")[2] for name in methods)]))
@@ -99,10 +102,11 @@ def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     for name in methods:
         head, _, ending = name.partition("+")
         position = 0 if head == "base" else 1 + others.index(head)
+        lap = max(0, position - 1) // len(LIGHT.hues)
         styles[name] = MethodStyle(
             colour="base" if head == "base" else f"hue-{(position - 1) % len(LIGHT.hues)}",
             marker=_MARKERS[position % len(_MARKERS)],
-            dashes=_DASHES[endings.index(ending) % len(_DASHES)],
+            dashes=_DASHES[(endings.index(ending) + lap) % len(_DASHES)],
             hollow=bool(ending),
         )
     return styles
@@ -132,7 +136,7 @@ def figure(
     heights = [
         max(panel.height + 0.2 * titles * len(panel.title.splitlines()) for panel in row) for row in rows
     ]
-    entries = min(len(legend), max(2, int(sum(widths) / 1.35))) if legend else 1
+    entries = _legend_columns(list(legend), sum(widths)) if legend else 1
     legend_height = 0.26 * -(-len(legend) // entries) if legend else 0.0
     note_lines = len(note.splitlines())
     picture = Figure(
@@ -162,6 +166,15 @@ def figure(
             borderaxespad=0.3,
         )
     return picture
+
+
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """The most columns, each as wide as its longest name with its mark, that fit into `width` inches; at least 1."""
+    for columns in range(len(names), 1, -1):
+        filled = np.array_split(np.array([len(name) for name in names]), columns)
+        if sum(0.56 + 0.083 * float(lengths.max()) for lengths in filled) <= width:
+            return columns
+    return 1
 
 
 def marked_line(

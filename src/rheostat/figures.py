@@ -66,13 +66,14 @@ def _method(
     ranges = {
         name: (each["low"], each["high"]) for name, each in reachable.items() if each["high"] > each["low"]
     }
+    grid = Grid.of(rows, scorer, config.control_format)
     found = metrics.evaluate(
-        Grid.of(rows, scorer, config.control_format),
+        grid,
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
         reachable=ranges if len(ranges) == len(reachable) else None,
     )
-    return found.to_json()
+    return {**found.to_json(), "settings": [each._asdict() for each in metrics.setting_means(grid)]}
 
 
 def _reachable(pool: Sequence[EvaluationRow], scorer: str, config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How well the dials work: mP, MP, Err, BT, cross-effect, reach, curves, Pareto front, perplexity ratio.
+"""How well the dials work: mP, MP, Err, BT, cross-effect, reach, means, curves, Pareto front, perplexity ratio.
 
 The names mP, MP, Err, BT and what they stand for (micro and macro Pearson, mean absolute error, binary test)
 are the paper's (arXiv 2404.01295); the formulas, the intervals and all other figures are ours. Intervals are
@@ -65,15 +65,24 @@ class LevelPoint(NamedTuple):
     achieved: Interval
 
 
+class SettingMeans(NamedTuple):
+    """The mean achieved score of each attribute at one setting of all dials."""
+
+    requested: Mapping[str, float]
+    achieved: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class AttributeFigures:
     """The figures of one dial.
 
+    `achieved`: the mean achieved score over all cells; of a method without a dial that is all there is to say.
     `constant`: the method achieves one and the same score everywhere, mP is undefined and shown as 0.
     `constant_resamples`: in how many bootstrap resamples that was so; each counts 0. `reach` is None where no
     reachable range was given.
     """
 
+    achieved: Interval
     micro_pearson: Interval
     macro_pearson: Interval
     mean_absolute_error: Interval
@@ -87,6 +96,7 @@ class AttributeFigures:
     def to_json(self) -> dict[str, Any]:
         """As an attribute stands in evaluation.json."""
         return {
+            "achieved": self.achieved._asdict(),
             "mP": self.micro_pearson._asdict(),
             "MP": self.macro_pearson._asdict(),
             "Err": self.mean_absolute_error._asdict(),
@@ -129,6 +139,7 @@ def evaluate(
         wins, ties = _wins_and_ties(grid, name)
         correlations, constant_prompts = _correlations(grid, name)
         attributes[name] = AttributeFigures(
+            achieved=_mean_interval(grid.outcome(name).mean(axis=1), draws),
             micro_pearson=_interval(micro),
             macro_pearson=_mean_interval(correlations, draws),
             mean_absolute_error=_mean_interval(_errors(grid, name), draws),
@@ -217,6 +228,22 @@ def heat_map(grid: Grid, attribute: str) -> Array:
             raise ValueError(f"no response was requested at {request}")
         cells[place] = means[here].mean()
     return cells
+
+
+def setting_means(grid: Grid) -> tuple[SettingMeans, ...]:
+    """Where each setting of the dials lands on average over prompts, in ascending order of the settings."""
+    cells, places = np.unique(grid.requested[0], axis=0, return_inverse=True)
+    means = grid.achieved.mean(axis=0)
+    found = []
+    for index, cell in enumerate(cells):
+        here = means[places.reshape(-1) == index].mean(axis=0)
+        found.append(
+            SettingMeans(
+                dict(zip(grid.attributes, map(float, cell), strict=True)),
+                dict(zip(grid.attributes, map(float, here), strict=True)),
+            )
+        )
+    return tuple(found)
 
 
 def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
