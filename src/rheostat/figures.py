@@ -12,7 +12,7 @@ from rheostat.metrics import Grid
 from rheostat.records import EvaluationRow, Prompt, by_prompt
 from rheostat.rundir import RunDirectory
 from rheostat.suite_figures import suite_figures
-from rheostat.trainings import behind
+from rheostat.training_cost import training_cost
 
 SCHEMA = 1
 
@@ -25,8 +25,13 @@ def evaluations_of(run: RunDirectory) -> tuple[str, ...]:
 
 def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     """The content of evaluation.json (docs/formats.md): schema 1."""
-    document: dict[str, Any] = {"schema": SCHEMA, "evaluations": {}, "reachable": {}}
-    training_seconds = _training_seconds(run)
+    collected = run.finished("prompts")
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "prompts": {name: len(collected.read(Prompt, prefix=name)) for name in evaluations_of(run)},
+        "evaluations": {},
+        "reachable": {},
+    }
     response_seconds = _response_seconds(run)
     for evaluation in evaluations_of(run):
         scorers = scorers_of(evaluation, config)
@@ -46,7 +51,7 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
             entry["cost"] = {
                 "generated_tokens": float(np.mean([row.generated_tokens for row in own])),
                 "seconds": response_seconds.get(f"evaluate/{evaluation}/{name.name}"),
-                "training_seconds": sum(training_seconds.get(each.stage, 0.0) for each in behind(name, config)),
+                **training_cost(run, config, name)._asdict(),
             }
             methods[name.name] = entry
         document["evaluations"][evaluation] = methods
@@ -120,15 +125,6 @@ def _fluency(own: _TokenColumns, yardstick: _TokenColumns, config: RunConfig) ->
     return metrics.perplexity_ratio(
         *own, *yardstick, resamples=config.evaluate.bootstrap, seed=config.seed
     )._asdict()
-
-
-def _training_seconds(run: RunDirectory) -> dict[str, float]:
-    """Seconds of each whole training, by the pace of its last session: a resumed one made a part of the steps."""
-    return {
-        entry["stage"]: entry["seconds"] * entry["steps"] / entry["steps_made"]
-        for entry in run.timings()
-        if entry.get("steps_made")
-    }
 
 
 def _response_seconds(run: RunDirectory) -> dict[str, float]:
