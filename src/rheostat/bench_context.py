@@ -16,7 +16,9 @@ class Context(NamedTuple):
 CONTEXTS: dict[str, Context] = {
     "base": Context("none", "–", "The chat model as it is."),
     "prompting": Context(
-        "prompt", "arXiv 2404.01295", "The wanted levels in words, in the system turn; the words and their place are ours."
+        "prompt",
+        "arXiv 2404.01295",
+        "The wanted levels in words, in the system turn; the words and their place are ours.",
     ),
     "reranking": Context(
         "choice among answers",
@@ -26,29 +28,32 @@ CONTEXTS: dict[str, Context] = {
     "clm": Context(
         "prompt",
         "arXiv 2404.01295",
-        "Fine-tuning on self-generated answers under their quantised scores (MOEC, whose exact rule is unknown: ours).",
+        "Fine-tuning on self-generated answers under their quantised scores (MOEC, whose exact rule is unknown: "
+        "ours).",
     ),
     "clm+pool": Context(
         "prompt",
         "in the style of SteerLM (arXiv 2310.05344) and RiC (arXiv 2402.10207)",
-        "Fine-tuning on every usable answer under its raw scores as decimals: no MOEC, no quantising. The style is theirs, "
-        "the code and the settings are ours; RiC's online rounds are left out.",
+        "Fine-tuning on every usable answer under its raw scores as decimals: no MOEC, no quantising. The style "
+        "is theirs, the code and the settings are ours; RiC's online rounds are left out.",
     ),
     "exmate": Context(
         "prompt",
         "arXiv 2404.01295",
-        "CLM that also lowers an answer's likelihood under controls it does not belong to. The per-sequence exponent and λ "
-        "are ours.",
+        "CLM that also lowers an answer's likelihood under controls it does not belong to. The per-sequence "
+        "exponent and λ are ours.",
     ),
     "exmate+round2": Context(
         "prompt",
         "ours",
-        "ExMATE again from its own model, on what that model answers under controls that the first round's data lacked.",
+        "ExMATE again from its own model, on what that model answers under controls that the first round's data "
+        "lacked.",
     ),
     "rlhf": Context(
         "prompt",
         "compared in arXiv 2404.01295, its algorithm unknown; RLOO (arXiv 2402.14740)",
-        "Online optimisation of minus the distance between scores and request, with a KL penalty. The reward is ours.",
+        "Online optimisation of minus the distance between scores and request, with a KL penalty. The reward is "
+        "ours.",
     ),
     "rlhf+from_exmate": Context("prompt", "as rlhf; the start is ours", "The same, started from the ExMATE model."),
     "dpo": Context(
@@ -62,28 +67,28 @@ CONTEXTS: dict[str, Context] = {
     "adpo": Context(
         "none",
         "arXiv 2502.11555 (Equilibrate RLHF)",
-        "DPO over the tokens that a token-level reward keeps. The published trainer does not run; the loss is assembled "
-        "from the paper's description, and the token-level reward is a DPO model's, ours.",
+        "DPO over the tokens that a token-level reward keeps. The published trainer does not run; the loss is "
+        "assembled from the paper's description, and the token-level reward is a DPO model's, ours.",
     ),
     "adpo+fdc": Context(
         "none",
         "arXiv 2502.11555 (Equilibrate RLHF)",
-        "DPO over the tokens that a token-level reward keeps, on prompts mixed by class. The published trainer does not run; "
-        "the loss is assembled from the paper's description. The token-level reward (a DPO model's) and the rules that "
-        "tell the classes apart are ours.",
+        "DPO over the tokens that a token-level reward keeps, on prompts mixed by class. The published trainer "
+        "does not run; the loss is assembled from the paper's description. The token-level reward (a DPO model's) "
+        "and the rules that tell the classes apart are ours.",
     ),
     "midpo": Context(
         "none",
         "arXiv 2506.02460",
-        "Two experts as adapters under a router. Ranks, losses and penalties are the authors', the scale of the margins "
-        "and all settings of training ours.",
+        "Two experts as adapters under a router. Ranks, losses and penalties are the authors', the scale of the "
+        "margins and all settings of training ours.",
     ),
     "midpo_gates": Context("gates", "ours, on arXiv 2506.02460", "MidPO's experts, their gates set by the dials."),
     "safepatching": Context(
         "none",
         "arXiv 2405.13820",
-        "Two patches on disjoint weights. No code is published; the formulas are assembled from the paper's description, "
-        "its rates and coefficients are unknown: ours by a sweep.",
+        "Two patches on disjoint weights. No code is published; the formulas are assembled from the paper's "
+        "description, its rates and coefficients are unknown: ours by a sweep.",
     ),
     "safepatching_dials": Context(
         "weights", "ours, on arXiv 2405.13820", "The same patches, their two coefficients set by the dials."
@@ -91,8 +96,8 @@ CONTEXTS: dict[str, Context] = {
     "soups": Context(
         "weights",
         "rewarded soups, arXiv 2306.04488",
-        "Interpolates the weights of an expert a dial. As published one preference vector, whose parts sum to 1: the dials "
-        "cannot both be low.",
+        "Interpolates the weights of an expert a dial. As published one preference vector, whose parts sum to 1: "
+        "the dials cannot both be low.",
     ),
     "task_arithmetic": Context(
         "weights",
@@ -109,7 +114,7 @@ CONTEXTS: dict[str, Context] = {
 
 
 def context_of(name: str) -> Context:
-    """What is known of a method, by its name or its head; of one that nobody wrote about, the first line of its file."""
+    """What is known of a method, by its name or its head; of one that nobody wrote about, its file's first line."""
     head = name.partition("+")[0]
     known = CONTEXTS.get(name) or CONTEXTS.get(head) or _by_its_file(head)
     return known._replace(dial="choice among answers") if name.endswith("+reranking") else known

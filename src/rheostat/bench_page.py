@@ -59,10 +59,8 @@ def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS) 
         prompts=evaluation["prompts"],
         settings=len(entries[ours]["settings"]),
         pictures=[path.name for path in picture_paths(Path(to))],
-        tables=[
-            *(_control(title, each, attributes) for title, each in titled.items()),
-            _costs(entries),
-        ],
+        tables=[_control(title, each, attributes) for title, each in titled.items()],
+        costs=_costs(entries),
         losses=_losses(verdicts, ours),
         verdicts=_rows(
             ["figure", ours, "better", "level", "worse"],
@@ -72,7 +70,7 @@ def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS) 
             ],
         ),
         points=_points(entries, ours, attributes),
-        costs=_cheaper(entries, ours),
+        cheaper=_cheaper(entries, ours),
         sources=_rows(
             ["method", "source", "dial", "the source's, ours, unknown"],
             [[f"`{name}`", known.source, known.dial, known.words] for name, known in _contexts(entries)],
@@ -87,7 +85,8 @@ def _checked(evaluation: Mapping[str, Any], ours: str) -> tuple[Entries, list[st
         raise InputError(f"got {ours!r}, allowed are {', '.join(entries)}", hint="name a method of the run with --ours")
     if "prompts" not in evaluation:
         raise StageMissing(
-            "evaluation.json is of an earlier version, without what the page shows", hint="run `rheostat evaluate` again"
+            "evaluation.json is of an earlier version, without what the page shows",
+            hint="run `rheostat evaluate` again",
         )
     attributes = list(entries[ours]["attributes"])
     if len(attributes) < 2:
@@ -160,16 +159,7 @@ def _control(title: str, entries: Entries, attributes: Sequence[str]) -> dict[st
         cells += [_plus_minus(interval_of(entry.get("fluency")))]
         rows.append([f"`{method}`", known.dial, *cells])
     heading = "How well the dials work" if title == "optimization" else f"On {title}"
-    note = (
-        "Reached: the mean score at a dial's lowest and at its highest level, the other dials anywhere; of a method without "
-        "a dial its mean score. MP: correlation of requested and achieved level within a prompt. BT: how often the highest "
-        "level outscores the lowest (½: no control). Err: mean distance from the request. Cross-effect: how far the other "
-        "dial moves a score, the larger of both. Fluency: perplexity under the base beside that of its own answers. Bold: "
-        "the best."
-    )
-    if title != "optimization":
-        note = "The same figures on other topics, by a party that labelled nothing."
-    return {"title": heading, "text": _rows(header, rows), "note": note}
+    return {"title": heading, "text": _rows(header, rows)}
 
 
 def _reached(entry: Mapping[str, Any], attribute: str) -> str:
@@ -185,7 +175,7 @@ def _reached(entry: Mapping[str, Any], attribute: str) -> str:
     return " to ".join(means)
 
 
-def _costs(entries: Entries) -> dict[str, str]:
+def _costs(entries: Entries) -> str:
     header = ["method", "models trained", "training", "tokens generated in training", "data", "tokens of data"]
     header += ["tokens a response", "time a response"]
     rows = []
@@ -203,22 +193,16 @@ def _costs(entries: Entries) -> dict[str, str]:
                 "–" if cost["seconds"] is None else f"{1000 * cost['seconds']:.1f} ms",
             ]
         )
-    note = (
-        "Training: of all models that a method is made of, experts and starting points included. Data: the self-generated "
-        "answers that they learned from, sampled and scored; a run makes them once for all methods. A response's tokens "
-        "count rejected candidates; its time is that of large batches, scoring included, in which the candidates of "
-        "`reranking` serve all settings of a prompt: alone, such a response takes as much longer as its tokens say."
-    )
-    return {"title": "What it costs", "text": _rows(header, rows), "note": note}
+    return _rows(header, rows)
 
 
 def _losses(verdicts: Mapping[str, Any], ours: str) -> str:
     lost = {title: found.better for title, found in verdicts.items() if found.better}
     if not lost:
-        return f"In none of the {len(verdicts)} figures below is another method better than {ours} beyond the intervals."
+        return f"Beyond the intervals no method is better than {ours} in any of the {len(verdicts)} figures below."
     listed = "\n".join(f"- {title}: {_names(names)}" for title, names in lost.items())
     return (
-        f"In {len(lost)} of the {len(verdicts)} figures below another method is better than {ours} beyond the intervals:"
+        f"Beyond the intervals others are better than {ours} in {len(lost)} of the {len(verdicts)} figures below:"
         f"\n\n{listed}"
     )
 

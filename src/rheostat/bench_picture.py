@@ -10,7 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rheostat.canvas import FINE, LIGHT, TEXT, Array, MethodStyle, Panel, Theme, figure, marked_line, method_styles
+from rheostat.canvas import (
+    FINE,
+    LIGHT,
+    TEXT,
+    Array,
+    MethodStyle,
+    Panel,
+    Theme,
+    figure,
+    marked_line,
+    method_styles,
+)
 from rheostat.metrics import Interval, pareto_front
 
 LARGE, SMALL = 4.3, 2.0
@@ -44,8 +55,9 @@ def fronts(entries: Entries, groups: Mapping[str, Sequence[str]], dials: Sequenc
         return Panel(title, LARGE, LARGE, draw)
 
     note = (
-        "Mean scores by the reward models over the held-out prompts. A line joins those settings of a method's dials that "
-        "no other of its settings beats in both scores;\nblack marks are methods without a dial, with 95 % intervals."
+        "Mean scores by the reward models over the held-out prompts. A line joins those settings of a method's "
+        "dials that no other of its settings beats in both scores;\nblack marks are methods without a dial, with "
+        "95 % intervals."
     )
     panels = [panel(title, members) for title, members in groups.items() if members]
     return figure([panels], theme=LIGHT, legend={**styles, **points}, note=note)
@@ -71,8 +83,8 @@ def nets(entries: Entries, dials: Sequence[str]) -> Figure:
 
     panels = [panel(name) for name in styles]
     note = (
-        "A knot is the mean scores at one setting of both dials: ● both fully up, ○ both fully down; perfect control would "
-        "be the whole square.\nBlack marks are the methods without a dial."
+        "A knot is the mean scores at one setting of both dials: ● both fully up, ○ both fully down; perfect "
+        "control would be the whole square.\nBlack marks are the methods without a dial."
     )
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     return figure(rows, theme=LIGHT, legend=points, note=note)

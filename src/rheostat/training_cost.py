@@ -14,7 +14,7 @@ POOL_STAGES = ("generate", "score")
 
 
 class TrainingCost(NamedTuple):
-    """The costs before the first request, as they stand under `cost` in evaluation.json; all 0 where nothing is trained.
+    """The costs before the first request, as they stand under `cost` in evaluation.json; 0 where nothing is trained.
 
     `trainings` counts the models trained, `training_seconds` is their time together, `training_generated_tokens` what
     they generated while they were trained. `data_seconds` and `data_generated_tokens`: of the self-generated responses
