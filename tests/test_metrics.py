@@ -368,3 +368,28 @@ def test_json_holds_the_documented_keys() -> None:
     assert {"mP", "MP", "Err", "BT", "tie_rate", "constant_prompts"} <= set(written["attributes"]["safety"])
     assert set(written["attributes"]["safety"]["mP"]) == {"value", "low", "high"}
     assert written["attributes"]["safety"]["constant_prompts"] == 1
+
+
+def test_setting_means_by_hand() -> None:
+    """Cell (0, 1) of the hand grid: helpfulness (0.2 + 0.5) / 2 = 0.35, safety (0.9 + 0.2) / 2 = 0.55."""
+    means = metrics.setting_means(hand_grid())
+    assert [tuple(each.requested.values()) for each in means] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert means[1].achieved == pytest.approx({"helpfulness": 0.35, "safety": 0.55})
+
+
+def test_the_mean_achieved_score_by_hand() -> None:
+    """Safety of the hand grid: prompt A (0.1 + 0.9 + 0.1 + 0.5) / 4 = 0.4, prompt B 1.8 / 4 = 0.45: 0.425."""
+    found = metrics.evaluate(hand_grid(), resamples=50, seed=0).attributes["safety"].achieved
+    assert found.value == pytest.approx(0.425)
+    assert 0.4 <= found.low <= found.high <= 0.45
+
+
+@LIGHT
+@given(SEEDS)
+def test_setting_means_average_to_the_heat_map_and_to_the_mean(seed: int) -> None:
+    grid = random_grid(seed)
+    means = metrics.setting_means(grid)
+    for name in BOTH:
+        landed = [each.achieved[name] for each in means]
+        assert landed == pytest.approx(metrics.heat_map(grid, name).ravel().tolist())
+        assert np.mean(landed) == pytest.approx(float(grid.outcome(name).mean()))

@@ -90,11 +90,12 @@ def directory(tmp_path: Path) -> Path:
         counted = {"skipped_lines": 2, "repeated": 0, "too_long": {"optimization": 1}}
         counted |= {"optimization": 4, "generalization": 4}
         finish(run, "prompts", {"optimization": (prompts, Prompt)}, **counted)
-        finish(run, "generate", {"shard": (responses, Response)}, responses=8, empty=0, truncated=3)
+        finish(run, "generate", {"shard": (responses, Response)}, responses=8, tokens=16, empty=0, truncated=3)
         finish(run, "score", {"shard": (scored, ScoredResponse)})
         saved = {name: each.to_json() for name, each in calibrators.items()}
         write_json(run.path / "score" / "calibration.json", {"reward": saved})
         finish(run, "distil/raw", {"shard": (examples, Example)}, examples=1, cell_limit=None)
+        finish(run, "train/clm-raw", {}, generated_tokens=90)
         for name, gain in zip(METHODS, (0.0, 0.9), strict=True):
             rows = [row(key, high, safe, gain) for key in ids for high in (0.0, 1.0) for safe in (0.0, 1.0)]
             finish(run, f"evaluate/optimization/{name}", {"shard": (rows, EvaluationRow)})
@@ -132,8 +133,27 @@ def test_costs_of_a_resumed_session_are_by_its_pace(directory: Path) -> None:
         assert figures(run, config)["evaluations"]["optimization"][method]["cost"]["seconds"] is None
         run.record_timing(f"evaluate/optimization/{method}", 4.0, responses=8)
         run.record_timing("train/clm-raw", 30.0, steps=100, steps_made=25)
-        cost = figures(run, config)["evaluations"]["optimization"][method]["cost"]
+        methods = figures(run, config)["evaluations"]["optimization"]
+    cost = methods[method]["cost"]
     assert (cost["seconds"], cost["training_seconds"]) == (0.5, 120.0)
+    assert (cost["trainings"], cost["training_generated_tokens"]) == (1, 90)
+    assert (cost["data_seconds"], cost["data_generated_tokens"]) == (1.5, 16)
+    nothing = ("trainings", "training_seconds", "training_generated_tokens", "data_seconds", "data_generated_tokens")
+    assert not any(methods["base"]["cost"][key] for key in nothing)
+
+
+def test_where_the_answers_land_is_in_the_figures(directory: Path) -> None:
+    """With a gain of 0.9, 0.5 ± 0.45 at the ends of each dial; the mean of all settings is 0.5, of base too."""
+    with RunDirectory.open(directory, read_only=True) as run:
+        document = figures(run, recipe())
+    assert document["prompts"] == {"optimization": 4}
+    base, tuned = (document["evaluations"]["optimization"][name] for name in METHODS)
+    assert (base["has_dial"], tuned["has_dial"]) == (False, True)
+    assert base["attributes"]["safety"]["achieved"]["value"] == pytest.approx(0.5)
+    assert [each["requested"] for each in tuned["settings"]] == [
+        {"helpfulness": high, "safety": safe} for high in (0.0, 1.0) for safe in (0.0, 1.0)
+    ]
+    assert tuned["settings"][1]["achieved"] == pytest.approx({"helpfulness": 0.05, "safety": 0.95})
 
 
 def test_generalization_has_curves_of_its_own_by_each_scorer(directory: Path) -> None:

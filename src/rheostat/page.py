@@ -52,6 +52,12 @@ from rheostat.pictures import (
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+CROWD = 8
+"""Of more methods than this, the picture of controls shows each one's best compromises alone."""
+
+SIDE_BY_SIDE = 7
+"""Panels in a row of a PNG file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -112,6 +118,16 @@ class ReportData:
         return tuple(self.evaluation["evaluations"]["optimization"])
 
     @property
+    def dialled(self) -> tuple[str, ...]:
+        """Those of them whose dials turn something, and base."""
+        return tuple(report_tables.dialled(self.evaluation["evaluations"]["optimization"]))
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The others: a point on the plane of scores each."""
+        return tuple(name for name in self.methods if name not in self.dialled)
+
+    @property
     def plane(self) -> tuple[str, ...]:
         """The attributes that pictures of two dials show: the first two."""
         return self.attributes[:2]
@@ -151,12 +167,14 @@ def render(data: ReportData) -> str:
     }
     styles = method_styles(data.methods)
     best = report_tables.best_method(data.evaluation, data.attributes)
+    costs = report_tables.costs(data.evaluation)
     return environment.get_template("report.html.j2").render(
         data=data,
         headline=report_tables.headline(data.evaluation, data.attributes),
         best=best,
         tiles=report_tables.tiles(data.evaluation, data.attributes),
         tables=list(report_tables.main_tables(data.evaluation, data.attributes)),
+        undialled=report_tables.points_table(data.evaluation, data.attributes),
         fluency=report_tables.fluency_table(data.evaluation),
         behaviour=list(report_tables.behaviour_tables(data.evaluation, data.attributes)),
         mark=lambda name, place: _svg(legend_mark(styles[name]), f"mark-{place}-{name}", name),
@@ -167,7 +185,7 @@ def render(data: ReportData) -> str:
             ]
             for title, panels in _overview(data, styles).items()
         },
-        by_method={name: _method_panels(data, name, styles[name]) for name in data.methods},
+        by_method={name: _method_panels(data, name, styles[name]) for name in data.dialled},
         suite=_suite(data, styles),
         fronts=[
             _captioned(panel, f"front-{panel.title}", f"Pareto front of {panel.title}")
@@ -196,7 +214,11 @@ def render(data: ReportData) -> str:
             for method in data.methods
             if (rows := dial_tables.forgeries(data.evaluation, method))
         },
-        costs=report_tables.costs(data.evaluation),
+        costs=costs,
+        many_trainings=any(cost.get("trainings", 0) > 1 for cost in costs.values()),
+        online=any(cost.get("training_generated_tokens", 0) for cost in costs.values()),
+        crowded=len(data.dialled) > CROWD,
+        first_column=max(110, 30 + 8 * max(map(len, data.methods))),
         rows=_grid_rows(data),
         scale=[score_colour(step / 10) for step in range(11)],
         environment=list(_flat(data.environment)),
@@ -209,17 +231,17 @@ def pictures(data: ReportData) -> dict[str, bytes]:
     curves = [
         [
             _titled(level_curve({name: data.level_curves[name][each]}, attribute=each, styles=styles), name)
-            for name in data.methods
+            for name in data.dialled
         ]
         for each in data.attributes
     ]
     grids = [
-        [_titled(_heat_map(data, name, each), f"{name}\n{each}") for name in data.methods]
+        [_titled(_heat_map(data, name, each), f"{name}\n{each}") for name in data.dialled]
         for each in data.plane
     ]
     sheets = {
-        "curves.png": figure(curves, theme=LIGHT),
-        "heat-maps.png": figure(grids, theme=LIGHT),
+        "curves.png": figure(_folded(curves), theme=LIGHT),
+        "heat-maps.png": figure(_folded(grids), theme=LIGHT),
         "scores.png": figure(_histograms(data), theme=LIGHT),
     }
     if data.other_curves:
@@ -227,13 +249,14 @@ def pictures(data: ReportData) -> dict[str, bytes]:
             [_titled(panel, f"{panel.title}, {title.partition(', ')[2] or title}") for panel in panels]
             for title, panels in list(_overview(data, styles).items())[1:]
         ]
-        sheets["generalization.png"] = figure(rows, theme=LIGHT, legend={**styles, "perfect control": PERFECT})
+        turning = {name: styles[name] for name in data.dialled}
+        sheets["generalization.png"] = figure(rows, theme=LIGHT, legend={**turning, "perfect control": PERFECT})
     if calibrated := _calibrated(data):
         rows = [[_titled(panel, f"{name}, {panel.title}") for panel in row] for name, row in calibrated.items()]
         sheets["calibrated.png"] = figure(rows, theme=LIGHT, legend={**BEFORE_AND_AFTER, "perfect control": PERFECT})
     for name, theme in (("dials.png", LIGHT), ("dials-dark.png", DARK)):
         sheets[name] = dials(
-            _by_attribute(data, [name for name in data.methods if "+" not in name] or data.methods),
+            _by_attribute(data, [name for name in data.dialled if "+" not in name] or data.dialled),
             {each: _on_plane(data, data.examples_method, each) for each in data.plane},
             levels=data.levels,
             method=data.examples_method,
@@ -245,8 +268,8 @@ def pictures(data: ReportData) -> dict[str, bytes]:
         sides = suite_picture.panels(data.evaluation["suite"], styles)
         sheets["suite.png"] = figure([sides], theme=LIGHT, legend=styles)
     if len(data.plane) > 1:
-        lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.methods]
-        sheets["lattices.png"] = figure([lattices], theme=LIGHT)
+        lattices = [_titled(_lattice(data, name, styles[name]), name) for name in data.dialled]
+        sheets["lattices.png"] = figure(_folded([lattices]), theme=LIGHT)
         sheets["pareto.png"] = figure([_fronts(data, styles)], theme=LIGHT, legend=styles)
     return {name: to_png(sheet) for name, sheet in sorted(sheets.items())}
 
@@ -259,6 +282,11 @@ def visible(text: str) -> str:
     )
 
 
+def _folded(rows: Sequence[Sequence[Panel]]) -> list[Sequence[Panel]]:
+    """Rows of panels, each folded into rows of as many as a screen shows side by side."""
+    return [row[start : start + SIDE_BY_SIDE] for row in rows for start in range(0, len(row), SIDE_BY_SIDE)]
+
+
 def _by_attribute(data: ReportData, methods: Sequence[str]) -> dict[str, dict[str, Sequence[LevelPoint]]]:
     return {each: {name: data.level_curves[name][each] for name in methods} for each in data.attributes}
 
@@ -269,7 +297,7 @@ def _overview(data: ReportData, styles: Mapping[str, MethodStyle]) -> dict[str, 
         title: [
             _titled(
                 level_curve(
-                    {name: curves[name][each] for name in data.methods},
+                    {name: curves[name][each] for name in data.dialled},
                     attribute=each,
                     styles=styles,
                     size=LARGE,
@@ -339,18 +367,25 @@ def _fronts(data: ReportData, styles: Mapping[str, MethodStyle]) -> list[Panel]:
     first, second = data.plane
     methods = data.evaluation["evaluations"]["optimization"]
     points = {
-        name: (_interval(entry, second, "MP"), _interval(entry, first, "MP"))
-        for name, entry in methods.items()
+        name: (_interval(methods[name], second, "MP"), _interval(methods[name], first, "MP")) for name in data.dialled
     }
     front = pareto_front([[x.value, y.value] for x, y in points.values()])
     cells = {
         name: np.stack([_on_plane(data, name, each).ravel() for each in (second, first)], axis=1)
-        for name in data.heat_maps
+        for name in data.dialled
     }
+    undialled = {
+        name: (_interval(methods[name], second, "achieved"), _interval(methods[name], first, "achieved"))
+        for name in data.points
+    }
+    if len(cells) > CROWD:
+        cells = {name: settings[pareto_front(settings)] for name, settings in cells.items()}
     everything = np.concatenate(list(cells.values()))
     return [
         front_of_methods(points, front.tolist(), styles=styles, names=(f"MP, {second}", f"MP, {first}")),
-        front_of_controls(cells, everything[pareto_front(everything)], styles=styles, dials=data.plane),
+        front_of_controls(
+            cells, everything[pareto_front(everything)], styles=styles, dials=data.plane, undialled=undialled
+        ),
     ]
 
 

@@ -32,6 +32,9 @@ Curves = Mapping[str, Sequence[LevelPoint]]
 SMALL, MIDDLE, LARGE = 2.05, 2.8, 3.6
 """Sides of a panel, in inches."""
 
+CROWD = 8
+"""Of more curves than this the bands of the intervals are left out, which only cover one another."""
+
 PERFECT = MethodStyle("muted", "", (0, (3, 3)), hollow=False)
 """The diagonal of perfect control, for a legend."""
 
@@ -52,7 +55,8 @@ def level_curve(
             means = [point.achieved.value for point in points]
             lows = [point.achieved.low for point in points]
             highs = [point.achieved.high for point in points]
-            axes.fill_between(levels, lows, highs, color=colour, alpha=0.16, linewidth=0)
+            if len(curves) <= CROWD:
+                axes.fill_between(levels, lows, highs, color=colour, alpha=0.16, linewidth=0)
             axes.vlines(levels, lows, highs, color=colour, linewidth=0.9, alpha=0.7, zorder=3)
             axes.add_line(marked_line(style, theme, x=levels, y=means))
         _square(axes, theme, f"requested {attribute}", f"achieved {attribute}")
@@ -155,11 +159,12 @@ def front_of_controls(
     *,
     styles: Mapping[str, MethodStyle],
     dials: Sequence[str],
+    undialled: Mapping[str, tuple[Interval, Interval]] | None = None,
 ) -> Panel:
     """Mean achieved scores at every control, a mark a cell; the Pareto front of all of them is joined.
 
     `points` `(cells, 2)` per method and `front` `(n, 2)`: the second dial, drawn to the right, then the
-    first.
+    first; so are the mean scores of the methods without a dial, a larger mark each, with intervals.
     """
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -179,6 +184,13 @@ def front_of_controls(
                 markeredgewidth=0.8,
                 zorder=3,
             )
+        for method, (x, y) in (undialled or {}).items():
+            axes.hlines(y.value, x.low, x.high, color=theme.ink, linewidth=0.9, alpha=0.5, zorder=4)
+            axes.vlines(x.value, y.low, y.high, color=theme.ink, linewidth=0.9, alpha=0.5, zorder=4)
+            mark = marked_line(styles[method], theme, x=[x.value], y=[y.value], size=7)
+            mark.set_markeredgecolor(theme.ink)
+            mark.set_zorder(5)
+            axes.add_line(mark)
         _square(axes, theme, f"achieved {dials[1]}", f"achieved {dials[0]}")
 
     return Panel("controls: the mean scores they reach", LARGE, LARGE, draw)

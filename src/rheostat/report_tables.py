@@ -150,6 +150,40 @@ def tiles(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> tuple[Til
     return tuple(shown)
 
 
+def dialled(methods: Methods) -> list[str]:
+    """The methods whose answers depend on the dials, and base, the floor that they stand on.
+
+    What an evaluation of before this was recorded says of a method, it says of a dial.
+    """
+    return [name for name, entry in methods.items() if name == "base" or entry.get("has_dial", True)]
+
+
+def points_table(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Table | None:
+    """The methods without a dial: their mean scores in each evaluation, by its scorer; None where all have one."""
+    found = list(_evaluations(evaluation))
+    turning = dialled(found[0][1])
+    names = [name for name in found[0][1] if name not in turning]
+    if not names:
+        return None
+    shown = [name for name in found[0][1] if name == "base" or name in names]
+    groups = tuple(
+        Group(title, tuple((f"mean {name}", "") for name in attributes) + (("fluency", f"→{_NO_BREAK}1"),))
+        for title, _, _ in found
+    )
+    rows = []
+    for name in shown:
+        figures = [
+            figure
+            for _, methods, _ in found
+            for figure in (
+                *(methods[name]["attributes"][each]["achieved"] for each in attributes),
+                methods[name].get("fluency"),
+            )
+        ]
+        rows.append((name, tuple(Cell(*_texts(interval_of(figure))) for figure in figures)))
+    return Table("Methods without a dial", groups, tuple(rows))
+
+
 def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
     """The metrics of every method: the optimization evaluation, then generalization, a table a scorer."""
     for place, (title, methods, scorer) in enumerate(_evaluations(evaluation)):
@@ -184,7 +218,8 @@ def behaviour_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -
     )
     for title, methods, _ in _evaluations(evaluation):
         rows = []
-        for method, entry in methods.items():
+        for method in dialled(methods):
+            entry = methods[method]
             cells = []
             for name in attributes:
                 figures, effects = entry["attributes"][name], entry.get("cross_effect", {})
@@ -268,9 +303,10 @@ def _main_table(
     for name in attributes:
         for metric, better in METRICS:
             pick: Callable[..., float] = max if better == "higher" else min
-            best[name, metric] = number(pick(_value(entry, name, metric) for entry in methods.values()))
+            best[name, metric] = number(pick(_value(methods[each], name, metric) for each in dialled(methods)))
     rows = []
-    for method, entry in methods.items():
+    for method in dialled(methods):
+        entry = methods[method]
         cells = []
         for name in attributes:
             for metric, _ in METRICS:

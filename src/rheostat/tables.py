@@ -12,7 +12,7 @@ from rich.text import Text
 from rheostat import suite_report
 from rheostat.metrics import Interval
 from rheostat.records import Control
-from rheostat.report_tables import METRICS, interval_of, number
+from rheostat.report_tables import METRICS, dialled, interval_of, number
 
 PIPE_WIDTH = 160
 """The widest line, in characters, where standard output is no terminal."""
@@ -53,9 +53,9 @@ def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         )
         for scorer in scorers:
             entries = {method: {**entry, **entry["scorers"][scorer]} for method, entry in methods.items()}
-            yield _evaluation_table(f"{name} evaluation, scored by {scorer}", entries)
+            yield from _evaluation_table(f"{name} evaluation, scored by {scorer}", entries)
         if not scorers and methods:
-            yield _evaluation_table(f"{name} evaluation", methods)
+            yield from _evaluation_table(f"{name} evaluation", methods)
 
 
 def _dials_table(evaluation: Mapping[str, Any]) -> Table:
@@ -111,7 +111,28 @@ def show(renderable: RenderableType) -> None:
     console.print(renderable)
 
 
-def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:
+def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:
+    """The methods whose dials turn something; beneath them the others, by what they score whatever is asked."""
+    turning = dialled(methods)
+    yield _dialled_table(title, {name: methods[name] for name in turning})
+    if others := [name for name in methods if name not in turning]:
+        yield _points_table({name: entry for name, entry in methods.items() if name == "base" or name in others})
+
+
+def _points_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _titled("The methods without a dial there")
+    table.add_column("method", overflow="fold")
+    for dial in next(iter(methods.values()))["attributes"]:
+        table.add_column(f"mean {dial}", justify="right", no_wrap=True)
+    table.add_column("fluency", justify="right", no_wrap=True)
+    for method, entry in methods.items():
+        means = [_figure(interval_of(each["achieved"]), None) for each in entry["attributes"].values()]
+        fluency = interval_of(entry.get("fluency"))
+        table.add_row(method, *means, number(fluency.value if fluency else None))
+    return table
+
+
+def _dialled_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _titled(f"{title[:1].upper()}{title[1:]}")
     table.add_column("method", overflow="fold")
     table.add_column("dial", overflow="fold")
