@@ -14,8 +14,8 @@ from rheostat.errors import StageMissing
 from rheostat.grid import Grid
 from rheostat.page import Answer, ExampleGrid, ReportData, pictures, render
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import EvaluationRow, Example, Prompt, ScoredResponse, by_prompt
-from rheostat.rundir import RunDirectory
+from rheostat.records import EvaluationRow, Example, Pair, Prompt, ScoredResponse, Scores, by_prompt
+from rheostat.rundir import RunDirectory, Stage
 from rheostat.scoring import OWN
 from rheostat.storage import storage_errors, write_bytes, write_text
 from rheostat.trainings import trainings
@@ -67,8 +67,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
     scored = run.finished("score")
     responses = scored.read(ScoredResponse)
     calibrators = _json(run, scored.path / "calibration.json", "score")[OWN]
-    choices = {str(each.data) for each in trainings(config) if plugins.needs(each.objective).rows == "examples"}
-    distilled = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each), default='moec')}")
+    distilled, kept = _distilled(run, config)
     return ReportData(
         title=f"Dials for {config.model}",
         attributes=attributes,
@@ -84,7 +83,7 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         calibrators={name: Calibrator.from_json(calibrators[name]) for name in attributes},
         raw=_scores([row.raw for row in responses], attributes),
         pool=_scores([row.calibrated for row in responses], attributes),
-        kept=_scores([row.scores for row in distilled.read(Example)], attributes),
+        kept=_scores(kept, attributes),
         counts=distilled.summary,
         examples_method=shown,
         examples=_examples(rows[shown], prompts, attributes),
@@ -93,6 +92,24 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
         environment=_json(run, run.path / "environment.json", "run"),
         notes=_notes(collected.summary, run.finished("generate").summary),
     )
+
+
+def _distilled(run: RunDirectory, config: RunConfig) -> tuple[Stage, list[Scores]]:
+    """What the report shows of distillation, and the scores of the responses that it kept.
+
+    The examples with the shortest name; where nothing learns from examples, both responses of all pairs.
+    """
+    needed = [(plugins.needs(each.objective).rows, str(each.data)) for each in trainings(config)]
+    for rows in ("examples", "pairs"):
+        choices = [name for own, name in needed if own == rows]
+        if choices:
+            stage = run.finished(f"distil/{min(choices, key=lambda each: (len(each), each))}")
+            if rows == "examples":
+                return stage, [row.scores for row in stage.read(Example)]
+            return stage, [scores for row in stage.read(Pair) for scores in (row.chosen_scores, row.rejected_scores)]
+    data = [name for _, name in needed] or [config.train.variant]
+    stage = run.finished(f"distil/{data[0]}")
+    return stage, [row.scores for row in stage.read(Example)]
 
 
 def _curves(grid: Grid, config: RunConfig) -> dict[str, Sequence[metrics.LevelPoint]]:
