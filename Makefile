@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 
 RUN ?= runs/pocket
 
-.PHONY: run test lint check bench reference picture clean
+.PHONY: run test lint check bench reference picture bench-page clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ reference: $(VENV)/ready  ## write docs/cli.md and docs/configuration.md anew
 picture: $(VENV)/ready  ## write docs/dials.png anew, off the run RUN=runs/pocket
 	$(BIN)/python -m rheostat report $(RUN)
 	cp $(RUN)/pictures/dials.png docs/dials.png
+
+bench-page: $(VENV)/ready  ## write docs/bench.md and its pictures anew, off the run RUN=runs/bench
+	$(BIN)/python -m rheostat.bench_page $(RUN) --to docs/bench.md
 
 bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from rheostat.metrics import Interval
 from rheostat.report_tables import METRICS, generalization_title, interval_of
+from rheostat.suite_report import RATES
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -33,7 +34,10 @@ class Verdict(NamedTuple):
 
 
 def columns(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Column]:
-    """The figures that methods are compared by: in each evaluation its metrics of each dial, cross-effect, fluency."""
+    """The figures that methods are compared by.
+
+    In each evaluation the metrics of each dial, cross-effect and fluency; of the suite both rates, its dial fully up.
+    """
     for title, entries in evaluations(evaluation):
         place = "" if title == "optimization" else f", {title}"
         dialled = {name: entry for name, entry in entries.items() if entry["has_dial"]}
@@ -49,6 +53,12 @@ def columns(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterato
         )
         fluency = {name: distance(interval_of(entry.get("fluency")), 1.0) for name, entry in entries.items()}
         yield Column(f"fluency, distance from 1{place}", "lower", _known(fluency))
+
+
+    if suite := evaluation.get("suite"):
+        for rate, words in RATES:
+            top = {name: interval_of(points[-1][rate]) for name, points in suite["methods"].items()}
+            yield Column(f"{words}, {suite['dial']} fully up", "lower", _known(top))
 
 
 def evaluations(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Entries]]:

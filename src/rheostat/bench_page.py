@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rheostat import bench_comparison, bench_picture
+from rheostat import bench_comparison, bench_picture, suite_report
 from rheostat.bench_comparison import Entries, cross_effect, verdict
 from rheostat.bench_context import context_of
 from rheostat.canvas import to_png
@@ -23,6 +23,7 @@ from rheostat.errors import InputError, RheostatError, StageMissing
 from rheostat.metrics import Interval
 from rheostat.report_tables import interval_of, number
 from rheostat.storage import write_bytes, write_text
+from rheostat.suite_report import RATES, percent_text
 
 OURS = "exmate"
 RECIPE = "recipes/pocket-bench.yaml"
@@ -60,6 +61,7 @@ def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS) 
         settings=len(entries[ours]["settings"]),
         pictures=[path.name for path in picture_paths(Path(to))],
         tables=[_control(title, each, attributes) for title, each in titled.items()],
+        suite=_suite(evaluation, entries),
         costs=_costs(entries),
         losses=_losses(verdicts, ours),
         verdicts=_rows(
@@ -173,6 +175,26 @@ def _reached(entry: Mapping[str, Any], attribute: str) -> str:
         ]
         means.append(_short(number(sum(landed) / len(landed))))
     return " to ".join(means)
+
+
+def _suite(evaluation: Mapping[str, Any], entries: Entries) -> dict[str, str] | None:
+    """Both sides of safety, the dial fully down and fully up; a method without a dial has one figure of each."""
+    suite = evaluation.get("suite")
+    if suite is None:
+        return None
+    header = ["method", *(f"{words}, {suite['dial']} {end}" for _, words in RATES for end in ("down", "up"))]
+    rows = []
+    for name, points in suite["methods"].items():
+        cells = []
+        for rate, _ in RATES:
+            ends = [_percent(points[place][rate]) for place in (0, -1)]
+            cells += ends if entries[name]["has_dial"] else ["–", ends[1]]
+        rows.append([f"`{name}`", *cells])
+    return {"text": _rows(header, rows), "explanation": suite_report.explanation(suite)}
+
+
+def _percent(figure: Mapping[str, float]) -> str:
+    return f"{percent_text(figure['value'])} ±{percent_text((figure['high'] - figure['low']) / 2)} %"
 
 
 def _costs(entries: Entries) -> str:
