@@ -11,6 +11,7 @@ from rheostat.errors import ConfigError, RheostatError
 from rheostat.model_files import locate
 from rheostat.models import check_quantization, pick_device
 from rheostat.plugin_options import identified, parts
+from rheostat.prompt_classes import judge_options
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
 from rheostat.reward_tree import load_problems, walk
@@ -68,7 +69,9 @@ def _missing_dials(config: RunConfig) -> Iterator[str]:
 
 
 def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
-    """The options of the engine and of the rewards, which may name servers and files."""
+    """The options of the engine, the rewards and the judge of prompts, which may name servers and files."""
+    if config.mixing is not None and config.mixing.judge is not None:
+        yield "mixing.judge", judge_options(config.mixing)
     if config.engine != EngineConfig():
         yield "engine", engine_options(config.engine)
     for party, specs in parties(config).items():
