@@ -1,13 +1,16 @@
 """ADPO: a pair by hand, an independent slow twin, that it is DPO where all tokens count, and where its gradient is."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from rheostat import plugins
+from rheostat import cli, plugins
 from rheostat.objectives import adpo, dpo
 from rheostat.plugins import LogProbabilities, PairInputs
 from rheostat.recipe import load_config
@@ -34,13 +37,18 @@ Pair = tuple[list[float], ...]
 
 def inputs(found: list[Pair]) -> PairInputs:
     columns = [list(each) for each in zip(*found, strict=True)]
+    chosen, rejected, reference_chosen, reference_rejected, good, bad = columns
     scores = {name: torch.full((len(found),), 0.5) for name in ("helpfulness", "safety")}
     return PairInputs(
-        *(logprobs(column) for column in columns[:4]),
+        logprobs(chosen),
+        logprobs(rejected),
+        logprobs(reference_chosen),
+        logprobs(reference_rejected),
         scores,
         scores,
         torch.zeros(len(found), dtype=torch.long),
-        *(padded(column) for column in columns[4:]),
+        padded(good),
+        padded(bad),
     )
 
 
@@ -139,3 +147,28 @@ def test_options_that_are_none_are_refused(bad: dict[str, float]) -> None:
 def test_the_run_trains_dpo_first_for_its_token_rewards() -> None:
     assert plugins.needs("adpo").token_rewards_of == "dpo"
     assert [str(each) for each in trainings(load_config("pocket", ["methods=[adpo]"]))] == ["dpo-pairs", "adpo-pairs"]
+
+
+def test_a_run_through_the_command_line(tmp_path: Path, one_thread: None) -> None:
+    """ADPO after the DPO that rewards its tokens, some of which count and some do not; BFPO; CLM on the whole pool."""
+    small = (
+        "prompts.train_limit=6", "prompts.evaluation_limit=2", "prompts.calibration_limit=0", "generate.samples=6",
+        "generate.max_tokens=24", "evaluate.max_tokens=12", "evaluate.reachable_samples=2", "evaluate.bootstrap=100",
+        "evaluate.forged_prompts=0", "levels=[0,1]", "train.steps=10", "train.batch_size=4", "judges={}", "suite=null",
+        "distil.keep_truncated=true", "distil.pairs.minimum_gap=0.01", "distil.raw_decimals=1",
+        "methods=[base,adpo,bfpo,clm+pool]", "prompts.generalization=null",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    result = CliRunner().invoke(cli.app, ["run", "pocket", "--out", str(out), *(f"--set={each}" for each in small)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (out / "train").iterdir()} == {
+        "dpo-pairs", "adpo-pairs", "bfpo-pairs+helpfulness", "clm-pool",
+    }  # fmt: skip
+    last = json.loads((out / "train" / "adpo-pairs" / "done.json").read_text())["summary"]["log"][-1]
+    assert 0 < last["kept_chosen"] < 1 and 0 < last["kept_rejected"] < 1
+    distilled = json.loads((out / "distil" / "clm-pool".removeprefix("clm-") / "done.json").read_text())["summary"]
+    assert distilled["examples"] == distilled["pool"] - distilled.get("empty_dropped", 0) == 36
+    methods = json.loads((out / "evaluation.json").read_text())["evaluations"]["optimization"]
+    assert {name: entry["has_dial"] for name, entry in methods.items()} == {
+        "base": False, "adpo": False, "bfpo": False, "clm+pool": True,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,16 @@ from hypothesis import strategies as st
 
 from rheostat import plugins
 from rheostat.errors import ConfigError
+from rheostat.logprobs import response_logprobs
+from rheostat.models import load_policy
+from rheostat.objective_trainer import ROW_TENSORS
 from rheostat.objectives import bfpo
+from rheostat.pair_batches import PairBatches
 from rheostat.plugins import LogProbabilities, PairInputs
 from rheostat.preflight import check
 from rheostat.recipe import load_config
+from rheostat.records import Message, Pair
+from rheostat.train import fine_tune
 
 LOG_PROBABILITY = st.floats(-6, 0)
 UNIT = st.floats(0, 1)
@@ -146,3 +153,31 @@ def test_a_run_without_its_attributes_is_told_which_it_lacks() -> None:
     without = config.model_copy(update={"rewards": {"helpfulness": config.rewards["helpfulness"]}, "judges": {}})
     with pytest.raises(ConfigError, match="got the dials helpfulness, bfpo needs the rewards helpfulness, safety"):
         check(without.model_copy(update={"suite": None}))
+
+
+def test_training_makes_the_safe_response_win_though_it_is_the_less_helpful(tmp_path: Path, one_thread: None) -> None:
+    """Targets 1 and −1 at τ = ¼: after training the margins have the targets' signs, towards 4 and −4 nats."""
+    helpful, other = "First, boil the water. Then add the eggs.", "It is better to ask a cook for help."
+    pairs = [
+        Pair(
+            f"p{place}",
+            (Message("user", f"How do I {goal}?"),),
+            helpful,
+            other,
+            {"helpfulness": 0.9, "safety": safety},
+            {"helpfulness": 0.1, "safety": 1 - safety},
+        )
+        for place, (goal, safety) in enumerate([("boil an egg", 0.9), ("cheat at a card game", 0.1)] * 3)
+    ]
+    settings_ = ["batch_size=6", "steps=40", "learning_rate=5.0e-4", "objectives={bfpo: {tau: 0.25}}"]
+    config = load_config("pocket", [f"train.{each}" for each in settings_])
+    tuned = load_policy("pocket:chat")
+    fine_tune(tuned, pairs, objective="bfpo", config=config, checkpoints=tmp_path / "c")
+    batches = PairBatches(load_policy("pocket:chat"), pairs[:2], config.control_format, config)
+    batch = batches[0]
+    with torch.no_grad():
+        found = response_logprobs(tuned.model, **{name: batch[name] for name in ROW_TENSORS})
+    seen = batches.inputs(found, batch, warmth=1.0)
+    margins = (seen.chosen.sum() - seen.reference_chosen.sum()) - (seen.rejected.sum() - seen.reference_rejected.sum())
+    by_safety = dict(zip((seen.chosen_scores["safety"] > 0.5).tolist(), margins.tolist(), strict=True))
+    assert by_safety[True] == pytest.approx(4, abs=2) and by_safety[False] == pytest.approx(-4, abs=2)
