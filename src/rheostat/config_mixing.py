@@ -17,7 +17,7 @@ _ONE_OF_TWO = "`rules`, or `judge`"
 
 
 class MixingConfig(Block):
-    """FDC: of which classes of prompts how much is learned, for methods with `+fdc` (docs/bench.md)."""
+    """FDC: of which classes of prompts how much is learned, for methods with `+fdc` (docs/mixing.md)."""
 
     ratios: dict[str, Ratio] = Field(
         default_factory=lambda: {"explicit": 10.0, "implicit": 3.0, "mixed": 1.0},

@@ -4,7 +4,8 @@
 (arXiv 2404.01295, MOEC); the rule that says which cases are extreme, the contrast and the bound on a cell's
 share are ours. `raw` is the comparison: a uniform sub-sample of the pool under its unquantised scores. `pool` is the
 public state of practice: the whole of it under those, as SteerLM (arXiv 2310.05344) and Rewards-in-Context (arXiv
-2402.10207) condition on numbers as they are; calibrated scores, and in this project's control text, are ours.
+2402.10207; its code writes standardised scores with one decimal) condition on numbers. That ours are calibrated, stand
+in this project's control text and have two decimals (`raw_decimals`) is ours.
 
 The pure part stands first: no disk, no device, seeds are arguments, and the order of the input does not
 matter.
