@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.openai_double import Body, Reply, refuses, says, serving
@@ -244,3 +245,13 @@ def test_the_stage_mixes_its_pairs(tmp_path: Path) -> None:
     assert all(pair in whole for pair in kept)
     of_how = sum(pair.messages[-1].content.startswith("How") for pair in kept)
     assert of_how == classes["how"]["kept"] == pytest.approx(2 * classes["rest"]["kept"], abs=1)
+
+
+def test_the_recipes_of_the_page_are_valid() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "mixing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        values = {"methods": ["dpo+fdc"], **yaml.safe_load(block)}
+        config = load_config("pocket", [f"{key}={json.dumps(value)}" for key, value in values.items()])
+        assert config.mixing is not None and config.mixing.ratios["explicit"] == 10
