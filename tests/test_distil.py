@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rheostat import plugins
 from rheostat.config import DistilConfig
 from rheostat.control import ControlFormat, nearest_level
-from rheostat.distil import RETAINED_SHARE, Distilled, moec, raw
+from rheostat.distil import RETAINED_SHARE, Distilled, moec, raw, whole_pool
 from rheostat.records import Attribute, Message, Prompt, ScoredResponse
 
 FORMAT = ControlFormat((plugins.attribute("helpfulness"), plugins.attribute("safety")))
@@ -152,6 +152,29 @@ def test_truncated_responses_are_kept_where_told() -> None:
         for kept in (distilled, drawn):
             assert [example.finish for example in kept.examples] == ["length"] * count
             assert kept.counts.truncated_dropped == 4 - count
+
+
+def test_the_whole_pool_under_its_own_scores_by_hand() -> None:
+    """(.123, .456) and (.126, .949), that one twice: two decimals or one; empty and truncated ones are left out."""
+    rows = plane([(0.123, 0.456), (0.126, 0.949)])
+    again = replace(rows[1], sample=2)
+    scored = {"p": [*rows, again, replace(rows[0], sample=3, text=" "), replace(rows[0], sample=4, finish="length")]}
+    by_decimals = {2: [(0.12, 0.46), (0.13, 0.95), (0.13, 0.95)], 1: [(0.1, 0.5), (0.1, 0.9), (0.1, 0.9)]}
+    for decimals, expected in by_decimals.items():
+        found = whole_pool(scored, prompts_of(scored), control_format=FORMAT, decimals=decimals)
+        assert [(each.control["helpfulness"], each.control["safety"]) for each in found.examples] == expected
+        assert (found.counts.examples, found.counts.middling_dropped) == (3, 0)
+
+
+@LIGHT
+@given(pools())
+def test_the_whole_pool_is_all_that_raw_may_draw(scored: Scored) -> None:
+    prompts = prompts_of(scored)
+    count = sum(map(len, scored.values()))
+    found = whole_pool(scored, prompts, control_format=FORMAT)
+    assert found == raw(scored, prompts, control_format=FORMAT, count=count, seed=0)
+    drawn = raw(scored, prompts, control_format=FORMAT, count=count // 2, seed=3)
+    assert all(example in found.examples for example in drawn.examples)
 
 
 def test_prompts_without_contrast_are_dropped() -> None:

@@ -16,7 +16,7 @@ STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "forger
 PURE = {
     "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
     "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture", "dial_map",
-    "dial_tables", "forging",
+    "dial_tables", "forging", "mixing",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

@@ -28,6 +28,7 @@ from rheostat.config_blocks import Sources as Sources
 from rheostat.config_blocks import expand_reward as expand_reward
 from rheostat.config_blocks import expand_rewards as expand_rewards
 from rheostat.config_fields import BY_DIAL, EVERY_DIAL
+from rheostat.config_mixing import MixingConfig as MixingConfig
 from rheostat.config_suite import SuiteConfig as SuiteConfig
 from rheostat.control import LEVELS, ControlFormat, level_text
 from rheostat.errors import did_you_mean
@@ -148,6 +149,9 @@ class DistilConfig(Block):
     keep_truncated: bool = Field(
         False,
         description="learn responses cut off at max_tokens too, without an end: for a model that seldom ends one",
+    )
+    raw_decimals: Annotated[int, Field(ge=1, le=4)] = Field(
+        2, description="decimals of the unquantised scores of `+raw` and `+pool` in the control"
     )
     pairs: PairsConfig = PairsConfig()
 
@@ -361,6 +365,7 @@ class RunConfig(Block):
     suite: SuiteConfig | None = Field(
         None, description="absent: no suite of harmful and harmless prompts; evaluation does without"
     )
+    mixing: MixingConfig | None = Field(None, description="absent: no method may have `+fdc`")
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -440,6 +445,15 @@ class RunConfig(Block):
                 raise ValueError(f"suite.dial: got {self.suite.dial!r}, allowed are {', '.join(self.rewards)}")
             if self.suite.judge not in parties:
                 raise ValueError(f"suite.judge: got {self.suite.judge!r}, allowed are {', '.join(parties)}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_have_what_they_say(self) -> "RunConfig":
+        for name in self.method_names:
+            if name.by is not None and name.by not in self.rewards:
+                raise ValueError(f"methods: got {name.name!r}, allowed are the dials {', '.join(self.rewards)}")
+            if name.mixed and self.mixing is None:
+                raise ValueError(f"methods: got {name.name!r} without `mixing`, allowed is one with that block")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,8 @@ UNION_BRANCHES = (
 )  # fmt: skip
 """What pydantic puts into a location beside the keys."""
 
+_UNKNOWN = "what the option takes"
+
 
 def block_at(block: type[BaseModel] | None, location: Sequence[str]) -> type[BaseModel] | None:
     """The block at a path of keys, None where there is none."""
@@ -69,11 +71,16 @@ def describe_fields(block: type[BaseModel], prefix: str = "") -> Iterator[tuple[
             default = (
                 "required" if field.is_required() else _text(field.get_default(call_default_factory=True))
             )
-            kind = _kind(field.annotation, _limits(field.metadata))
+            kind = _kind(_behind_names(field.annotation, keys), _limits(field.metadata))
             yield path, kind, default, field.description or ""
     for path, inner in items.items():
         yield path, "block", "", (inner.__doc__ or "").splitlines()[0]
         yield from describe_fields(inner, path + ".")
+
+
+def _behind_names(annotation: Any, keys: int) -> Any:
+    """The type of a mapping's values, of mappings nested so deep."""
+    return _behind_names(get_args(annotation)[1], keys - 1) if keys else annotation
 
 
 def _is_text_too(annotation: Any) -> bool:
@@ -108,18 +115,19 @@ def _kind(annotation: Any, limits: str = "") -> str:
         return " or ".join(map(_text, inner))
     if origin in (Union, types.UnionType):
         kinds = [_kind(each) for each in inner if each is not type(None)]
+        kinds[1:] = ["such a list by name" if kind == f"{kinds[0]} by name" else kind for kind in kinds[1:]]
         return " or ".join(kinds) + (", or null" if type(None) in inner else "")
     if origin is list:
         if _is_text_too(inner[0]) and inner[0] is not str:
             return "list of these"
         kind, _, within = _kind(inner[0]).partition(" ")
         return f"list of {kind}s {within}".strip()
-    if origin is dict and _kind(inner[1]).startswith("list of "):
-        return "such a list by name"
+    if origin is dict and _kind(inner[1]) != _UNKNOWN:
+        return f"{_kind(inner[1])} by name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "block"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return f"{names.get(annotation, 'what the option takes')} {limits}".strip()
+    return f"{names.get(annotation, _UNKNOWN)} {limits}".strip()
 
 
 def _limits(constraints: Iterable[Any]) -> str:
@@ -153,6 +161,8 @@ def _text(value: object) -> str:
     """A value as it stands in a YAML file."""
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_text(each)}' for name, each in value.items())}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value) if value != {} else "{}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

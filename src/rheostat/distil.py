@@ -2,7 +2,10 @@
 
 `moec` keeps the extreme cases of the pool and quantises their scores. That much is the paper's
 (arXiv 2404.01295, MOEC); the rule that says which cases are extreme, the contrast and the bound on a cell's
-share are ours. `raw` is the comparison: a uniform sub-sample of the pool under its unquantised scores.
+share are ours. `raw` is the comparison: a uniform sub-sample of the pool under its unquantised scores. `pool` is the
+public state of practice: the whole of it under those, as SteerLM (arXiv 2310.05344) and Rewards-in-Context (arXiv
+2402.10207; its code writes standardised scores with one decimal) condition on numbers. That ours are calibrated, stand
+in this project's control text and have two decimals (`raw_decimals`) is ours.
 
 The pure part stands first: no disk, no device, seeds are arguments, and the order of the input does not
 matter.
@@ -13,15 +16,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
-from rheostat.config import DistilConfig, RunConfig
+from rheostat.config import DistilConfig, MixingConfig, RunConfig
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError
 from rheostat.method_name import TrainingData
+from rheostat.mixing import mixed
 from rheostat.pairing import Paired, pairs
 from rheostat.progress import ProgressDisplay, null_progress
+from rheostat.prompt_classes import classes_of, mixing_identity
 from rheostat.records import Example, Pair, Prompt, ScoredResponse, by_prompt
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.scored_pool import Candidate, UsablePool, usable_pool
@@ -119,8 +125,9 @@ def raw(
     count: int,
     seed: int,
     keep_truncated: bool = False,
+    decimals: int = 2,
 ) -> Distilled:
-    """A uniform sub-sample of `count` responses, without replacement, under scores rounded to two decimals.
+    """A uniform sub-sample of `count` responses, without replacement, under scores rounded to so many `decimals`.
 
     Empty responses are left out, and truncated ones unless they are kept; repeated ones stay. Those outside the
     range of a dial with restricted levels are left out, and no control is beyond it. All usable ones are
@@ -131,14 +138,38 @@ def raw(
     usable = pool.usable
     chosen = np.random.default_rng(seed).choice(len(usable), size=min(count, len(usable)), replace=False)
     drawn = [usable[index] for index in sorted(chosen.tolist())]
+    return _unquantised(pool, drawn, prompts, control_format, decimals)
+
+
+def whole_pool(
+    scored: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    *,
+    control_format: ControlFormat,
+    keep_truncated: bool = False,
+    decimals: int = 2,
+) -> Distilled:
+    """Every response that `raw` may draw, under its scores rounded to so many `decimals`."""
+    pool = usable_pool(scored, control_format, with_repeats=True, with_truncated=keep_truncated)
+    return _unquantised(pool, pool.usable, prompts, control_format, decimals)
+
+
+def _unquantised(
+    pool: UsablePool,
+    chosen: Sequence[Candidate],
+    prompts: Mapping[str, Prompt],
+    control_format: ControlFormat,
+    decimals: int,
+) -> Distilled:
+    """The chosen ones under their rounded scores, none of them beyond the levels of its dial."""
     examples = []
-    for candidate in drawn:
+    for candidate in chosen:
         control = {}
         for name, score in zip(control_format.names, candidate.scores, strict=True):
             lowest, *_, highest = control_format.levels_of(name)
-            control[name] = min(max(round(score, 2), lowest), highest)
+            control[name] = min(max(round(score, decimals), lowest), highest)
         examples.append(_example(candidate, control, prompts))
-    return Distilled(tuple(examples), _counts(pool, drawn, control_format))
+    return Distilled(tuple(examples), _counts(pool, chosen, control_format))
 
 
 def _extremes(
@@ -265,15 +296,18 @@ def distil(
     """
     form = config.control_format
     scored = run.finished("score")
+    mixing = _mixing(config, data)
     stage = run.stage(
         f"distil/{data}",
         inputs={
             "score": scored.fingerprint,
-            "distil": config.distil.model_dump(exclude={"pairs"}),
+            "distil": config.distil.model_dump(exclude={"pairs", "raw_decimals"}),
             "levels": form.levels,
             "seed": config.seed,
             **({"outside": "left out"} if form.is_restricted else {}),
             **({"pairs": config.distil.pairs.model_dump()} if data.variant == "pairs" else {}),
+            **_unquantised_inputs(config, data),
+            **({} if mixing is None else {"mixing": mixing_identity(mixing)}),
         },
     )
     if stage.done:
@@ -285,9 +319,16 @@ def distil(
         pool = by_prompt(row for row in scored.rows(ScoredResponse) if row.prompt_id in prompts)
         if data.variant == "pairs":
             found = _paired(pool, prompts, config, data)
-            stage.write(found.pairs, Pair)
-            advance(len(found.pairs))
-            stage.finish(asdict(found.counts))
+            summary, kept_pairs = asdict(found.counts), found.pairs
+            if mixing is not None:
+                having = {pair.prompt_id for pair in found.pairs}
+                classes = classes_of([prompts[prompt_id] for prompt_id in sorted(having)], mixing)
+                mix = mixed(found.pairs, classes, mixing.ratios, seed=config.seed)
+                kept_pairs = mix.pairs
+                summary["classes"] = {name: asdict(counts) for name, counts in mix.counts.items()}
+            stage.write(kept_pairs, Pair)
+            advance(len(kept_pairs))
+            stage.finish(summary)
             return stage
         kept = _distilled(pool, prompts, config, data)
         stage.write(kept.examples, Example)
@@ -304,7 +345,16 @@ def _distilled(
 ) -> Distilled:
     """The examples of a variant. Raises `InputError` where there is none."""
     form = config.control_format
-    kept = moec(pool, prompts, control_format=form, options=config.distil)
+    if data.variant == "pool":
+        kept = whole_pool(
+            pool,
+            prompts,
+            control_format=form,
+            keep_truncated=config.distil.keep_truncated,
+            decimals=config.distil.raw_decimals,
+        )
+    else:
+        kept = moec(pool, prompts, control_format=form, options=config.distil)
     if data.variant == "raw":
         kept = raw(
             pool,
@@ -313,6 +363,7 @@ def _distilled(
             count=len(kept.examples),
             seed=config.seed,
             keep_truncated=config.distil.keep_truncated,
+            decimals=config.distil.raw_decimals,
         )
     if not kept.examples:
         raise InputError(
@@ -324,6 +375,19 @@ def _distilled(
             "that never ends an answer, set distil.keep_truncated=true",
         )
     return kept
+
+
+def _unquantised_inputs(config: RunConfig, data: TrainingData) -> dict[str, Any]:
+    """What examples under unquantised scores depend on besides; runs of before there was a choice had the default."""
+    decimals = config.distil.raw_decimals
+    is_default = decimals == type(config.distil).model_fields["raw_decimals"].default
+    return {} if data.variant not in ("raw", "pool") or is_default else {"decimals": decimals}
+
+
+def _mixing(config: RunConfig, data: TrainingData) -> MixingConfig | None:
+    """How pairs are mixed by the class of their prompt; None where they are not to be."""
+    assert config.mixing is not None or not data.mixed, data
+    return config.mixing if data.mixed else None
 
 
 def _paired(

@@ -292,7 +292,8 @@ def _reckoned_training(
     kept = min(config.generate.samples, 2**dials * distil.per_corner + 2 * dials * distil.per_extreme)
     for each in trainings(config):
         options, needs = config.train.of(each.objective), plugins.needs(each.objective)
-        rows = distil.pairs.per_prompt if needs.rows == "pairs" else kept
+        examples = config.generate.samples if each.data.variant == "pool" else kept
+        rows = distil.pairs.per_prompt if needs.rows == "pairs" else examples
         steps = options.steps or round(counts["train"] * rows * options.epochs / options.batch_size)
         tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
         passes = 2.0 if needs.rows == "pairs" else 1 + options.counterfactual.fraction * needs.counterfactual

@@ -327,15 +327,17 @@ class Needs:
     preferred), or `prompts` alone, answered while it trains. `control`: whether the model reads the control; what is
     trained without one is a point, not a dial. `counterfactual`: examples also under an untreated control.
     `ordered_by`: the attribute whose score says which response of a pair is the chosen one; None: the mean over
-    attributes. `keeps`: which rows, by their calibrated scores: `keeps(scores)` of an example, of a pair
-    `keeps(chosen, rejected)`; None keeps all. `token_rewards_of`: the training (a method's name) whose model rewards
-    tokens. `experts`: trainings by role whose adapters stand frozen in the model, under gates that are trained.
+    attributes. `attributes`: those whose scores it reads by name, which a run must have. `keeps`: which rows, by their
+    calibrated scores: `keeps(scores)` of an example, of a pair `keeps(chosen, rejected)`; None keeps all.
+    `token_rewards_of`: the training (a method's name) whose model rewards tokens. `experts`: trainings by role whose
+    adapters stand frozen in the model, under gates that are trained.
     """
 
     rows: Literal["examples", "pairs", "prompts"] = "examples"
     control: bool = True
     counterfactual: bool = False
     ordered_by: str | None = None
+    attributes: tuple[str, ...] = ()
     keeps: Callable[..., bool] | None = None
     token_rewards_of: str | None = None
     experts: Mapping[str, str] = field(default_factory=dict)

@@ -5,17 +5,19 @@ Models and datasets on the Hub, and servers, are not asked for; they are met whe
 
 from collections.abc import Iterator
 
-from rheostat import endpoint
+from rheostat import endpoint, plugins
 from rheostat.config import EngineConfig, PromptsConfig, RewardConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
 from rheostat.model_files import locate
 from rheostat.models import check_quantization, pick_device
 from rheostat.plugin_options import identified, parts
+from rheostat.prompt_classes import judge_options
 from rheostat.prompt_sources import listed, source_problems
 from rheostat.recipe import engine_options, reward_options
 from rheostat.reward_tree import load_problems, walk
 from rheostat.scoring import OWN, parties
 from rheostat.suite_prompts import suite_sources
+from rheostat.trainings import trainings
 
 
 def check(config: RunConfig) -> None:
@@ -38,6 +40,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         locate(config.model)
     except RheostatError as error:
         yield f"model: {error.message}"
+    yield from _missing_dials(config)
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
@@ -56,8 +59,19 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield from (f"{where}: {problem}" for problem in source_problems(source))
 
 
+def _missing_dials(config: RunConfig) -> Iterator[str]:
+    """Attributes that an objective reads by name and for which the run has no reward."""
+    dials = ", ".join(config.rewards)
+    for objective in dict.fromkeys(each.objective for each in trainings(config)):
+        wanted = plugins.needs(objective).attributes
+        if not set(wanted) <= set(config.rewards):
+            yield f"methods: {objective}: got the dials {dials}, {objective} needs the rewards {', '.join(wanted)}"
+
+
 def _options(config: RunConfig) -> Iterator[tuple[str, object]]:
-    """The options of the engine and of the rewards, which may name servers and files."""
+    """The options of the engine, the rewards and the judge of prompts, which may name servers and files."""
+    if config.mixing is not None and config.mixing.judge is not None:
+        yield "mixing.judge", judge_options(config.mixing)
     if config.engine != EngineConfig():
         yield "engine", engine_options(config.engine)
     for party, specs in parties(config).items():

@@ -16,6 +16,7 @@ from rheostat import plugins, yaml_text
 from rheostat.config import (
     EngineConfig,
     ExecutorConfig,
+    MixingConfig,
     RewardConfig,
     RunConfig,
     TrainConfig,
@@ -24,6 +25,7 @@ from rheostat.config import (
 )
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
+from rheostat.prompt_classes import ClassJudgeOptions, judge_options
 from rheostat.yaml_text import shown
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -163,6 +165,7 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         given = {key: value for key, value in executor.items() if key != "kind"}
         yield from option_problems("executor", options, given, ["kind"])
     yield from engine_problems(values.get("engine"))
+    yield from _mixing_problems(values.get("mixing"))
     judges = values.get("judges")
     parties = {"rewards": values.get("rewards")}
     if isinstance(judges, Mapping):
@@ -174,6 +177,23 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         expanded = expand_rewards(rewards)
         for name, block in expanded.items() if isinstance(expanded, Mapping) else ():
             yield from reward_problems(f"{where}.{name}", block)
+
+
+def _mixing_problems(block: Any) -> Iterator[str]:
+    """What is wrong with the options of the judge of prompts, beside what `MixingConfig` itself refuses."""
+    try:
+        mixing = MixingConfig.model_validate(block)
+    except ValidationError:
+        return
+    if mixing.judge is None:
+        return
+    unknown = list(option_problems("mixing.judge", ClassJudgeOptions, mixing.judge))
+    yield from unknown
+    if not unknown:
+        try:
+            judge_options(mixing)
+        except ValueError as error:
+            yield f"mixing.judge.{error}"
 
 
 def _override_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:

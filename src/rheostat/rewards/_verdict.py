@@ -93,18 +93,25 @@ def schema(scale: Scale) -> dict[str, Any]:
 def read(text: str, scale: Scale) -> int | None:
     """The score of a verdict, or None where it is none: then nothing is guessed.
 
-    The whole answer must be one JSON object with one whole-number `score` on the scale; a fence around it, or thoughts
-    that end in `</think>` before it, are taken off. An object somewhere in prose is not taken: the judged text may have
-    put it there.
+    The whole answer must be one JSON object with one whole-number `score` on the scale.
+    """
+    return _score(answered(text), scale)
+
+
+def answered(text: str) -> object:
+    """The JSON that an answer is as a whole; None where it is none.
+
+    A fence around it, or thoughts that end in `</think>` before it, are taken off. An object somewhere in prose is not
+    taken: the judged text may have put it there.
     """
     for candidate in (text, text.rpartition(_END_OF_THOUGHT)[2]):
         stripped = candidate.strip()
         fenced = _FENCE.fullmatch(stripped)
         try:
-            verdict = json.loads(fenced[1] if fenced else stripped, object_pairs_hook=_once)
+            found: object = json.loads(fenced[1] if fenced else stripped, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             continue
-        return _score(verdict, scale)
+        return found
     return None
 
 

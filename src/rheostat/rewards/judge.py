@@ -7,28 +7,28 @@ judge, and how its verdict is read: `_verdict.py`.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from rheostat import plugins
 from rheostat.config import Dtype, RewardConfig
-from rheostat.endpoint import SEEDS, Answer, ChatRequest, Endpoint, EndpointOptions
-from rheostat.errors import EndpointError, InputError, RewardError
+from rheostat.endpoint import SEEDS, ChatRequest, Endpoint, EndpointOptions
+from rheostat.errors import InputError, RewardError
 from rheostat.plugin_options import OPERATIONAL, file_digest
 from rheostat.plugins import Judged, Progress, Reward
 from rheostat.records import Attribute
 from rheostat.rewards._verdict import Scale, mark_of, question, read, schema
 from rheostat.stage import derive_seed
+from rheostat.structured_chat import Structured, StructuredChat
 
 NEEDS_MODEL = False
 
 _RUBRICS = Path(__file__).parent / "rubrics"
 _OWN_SCALE = (1, 5)
 _RETRY_TEMPERATURE = 0.7
-_REFUSES_A_SCHEMA = (400, 415, 422)
 _SHOWN = 200
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class JudgeOptions:
     votes: Annotated[int, Field(ge=1)] = 1
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_tokens: Annotated[int, Field(ge=1)] | None = 512
-    structured: Literal["auto", "schema", "none"] = "auto"
+    structured: Structured = "auto"
     attempts: Annotated[int, Field(ge=1)] = field(default=3, metadata=OPERATIONAL)
     missing_share: Annotated[float, Field(ge=0, lt=1)] = field(default=0.0, metadata=OPERATIONAL)
 
@@ -77,7 +77,8 @@ def build(
 ) -> Reward:
     """The judge of `attribute`; what is in flight is the server's. Raises `RewardError` where it has no rubric."""
     rubric = _rubric(options.rubric, attribute)
-    return JudgeReward(Endpoint(options.endpoint), rubric, plugins.attribute(attribute), options)
+    chat = StructuredChat(Endpoint(options.endpoint), options.structured)
+    return JudgeReward(chat, rubric, plugins.attribute(attribute), options)
 
 
 def _rubric(path: str | None, attribute: str) -> str:
@@ -97,11 +98,10 @@ def _rubric(path: str | None, attribute: str) -> str:
 class JudgeReward:
     """Scores by a judge's verdicts; equal items are judged once."""
 
-    endpoint: Endpoint
+    chat: StructuredChat
     rubric: str
     attribute: Attribute
     options: JudgeOptions
-    _asks_for_schema: bool | None = field(default=None, init=False)
 
     def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[float]:
         """One score an item on the rubric's scale, in order.
@@ -122,7 +122,8 @@ class JudgeReward:
         open_votes = [(place, vote) for place in range(len(items)) for vote in range(self.options.votes)]
         unread: list[str] = []
         for attempt in range(self.options.attempts):
-            answers = self._ask([self._request(items[place], vote, attempt) for place, vote in open_votes])
+            requests = [self._request(items[place], vote, attempt) for place, vote in open_votes]
+            answers = self.chat.ask(requests, schema(scale))
             still_open = []
             for (place, vote), answer in zip(open_votes, answers, strict=True):
                 text = answer.choices[0].text
@@ -174,27 +175,3 @@ class JudgeReward:
             max_tokens=options.max_tokens,
             seed=derive_seed(vote, f"{mark_of(item)}/{attempt}") % SEEDS,
         )
-
-    def _ask(self, requests: Sequence[ChatRequest]) -> list[Answer]:
-        """The answers, by a schema where the server takes one; the first request tries whether it does."""
-        if self._asks_for_schema is None and self.options.structured == "auto" and requests:
-            first = self._try_schema(requests[0])
-            return [first, *self._ask(requests[1:])]
-        if self._asks_for_schema or self.options.structured == "schema":
-            wanted = {"response_format": schema(Scale(*self.options.scale))}
-            requests = [replace(each, extra_body=wanted) for each in requests]
-        return self.endpoint.chat(requests)
-
-    def _try_schema(self, request: ChatRequest) -> Answer:
-        self._asks_for_schema = True
-        try:
-            return self._ask([request])[0]
-        except EndpointError as error:
-            if error.status not in _REFUSES_A_SCHEMA:
-                raise
-            self._asks_for_schema = False
-            answer = self._ask([request])[0]  # what else it refuses, it refuses again
-            model = self.options.endpoint.model
-            _logger.warning("judge %s: the server takes no JSON schema; asked in words alone", model)
-            return answer
-
