@@ -1,8 +1,8 @@
 """SafePatching's mathematics (arXiv 2405.13820): which places of which weights its two patches change. Pure.
 
 Training on harmful data D_h gives a safety-enhancing patch P_SE = θ_SE − θ0 by gradient ascent and an
-over-safety-mitigating patch P_OS = θ_OS − θ0 by descent. Of each a random share p is retained (P̂), and of the places that
-matter, by SNIP (arXiv 1810.02340) S = |W · ∇_W L|, only those that do not matter to the other:
+over-safety-mitigating patch P_OS = θ_OS − θ0 by descent. Of each a random share p is retained (P̂), and of the places
+that matter, by SNIP (arXiv 1810.02340) S = |W · ∇_W L|, only those that do not matter to the other:
 
 M_SE = top_a(SE) \\ top_b(OS),  M_OS = top_b(OS) \\ top_a(SE),  θ = θ0 + α·M_SE⊙P̂_SE + β·M_OS⊙P̂_OS.
 

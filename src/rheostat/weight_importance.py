@@ -1,4 +1,4 @@
-"""How much each weight of a trained model matters to its training's loss: SNIP's |W · ∇_W L|, written beside the model."""
+"""How much each weight of a trained model matters to its training's loss: SNIP's |W · ∇_W L|, kept beside the model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

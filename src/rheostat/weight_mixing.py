@@ -109,7 +109,8 @@ class WeightMixer:
         self.merges = 0
         self._parameters = parameters_of(policy)
         self._experts = {
-            role: {name: delta.to(policy.device) for name, delta in changed.items()} for role, changed in experts.items()
+            role: {name: delta.to(policy.device) for name, delta in changed.items()}
+            for role, changed in experts.items()
         }
         changed = dict.fromkeys(name for each in self._experts.values() for name in each)
         self._base = {name: self._parameters[name].detach().clone() for name in changed}

@@ -1,8 +1,10 @@
 """SafePatching's two coefficients as if they were dials; ours.
 
-θ = θ0 + α·d_safety·M_SE⊙P̂_SE + β·d_helpfulness·M_OS⊙P̂_OS: the safety dial sets how much of the safety-enhancing patch is
-put in, the helpfulness dial how much of the one against over-safety; at 0 and 0 the model is the base. A dial that the
-run has not stands fully up; others do nothing. The patches and their options are those of `safepatching`.
+θ = θ0 + α·d_safety·M_SE⊙P̂_SE + β·d_helpfulness·M_OS⊙P̂_OS.
+
+The safety dial sets how much of the safety-enhancing patch is put in, the helpfulness dial how much of the one against
+over-safety; at 0 and 0 the model is the base. A dial that the run has not stands fully up; others do nothing. The
+patches and their options are those of `safepatching`.
 """
 
 from collections.abc import Mapping, Sequence
