@@ -330,7 +330,8 @@ class Needs:
     attributes. `attributes`: those whose scores it reads by name, which a run must have. `keeps`: which rows, by their
     calibrated scores: `keeps(scores)` of an example, of a pair `keeps(chosen, rejected)`; None keeps all.
     `token_rewards_of`: the training (a method's name) whose model rewards tokens. `experts`: trainings by role whose
-    adapters stand frozen in the model, under gates that are trained.
+    adapters stand frozen in the model, under gates that are trained. `importance`: whether the training also writes
+    how much each weight matters to its loss (`weight_importance.py`).
     """
 
     rows: Literal["examples", "pairs", "prompts"] = "examples"
@@ -341,6 +342,7 @@ class Needs:
     keeps: Callable[..., bool] | None = None
     token_rewards_of: str | None = None
     experts: Mapping[str, str] = field(default_factory=dict)
+    importance: bool = False
 
 
 class Objective(Protocol):

@@ -32,6 +32,7 @@ from rheostat.records import Example, Pair
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import settled, with_forged_controls
 from rheostat.trainings import Training
+from rheostat.weight_importance import weight_importance, write_importance
 
 _LOG_STEPS = 10
 _WHOLE = "whole"
@@ -110,6 +111,8 @@ def train(
             _start(run, training) or config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER
         )
     _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
+    if module.NEEDS.importance:
+        _weigh(stage, rows, module, config, training.objective)
     shutil.rmtree(checkpoints, ignore_errors=True)
     stage.finish(figures)
     steps = figures["steps"]
@@ -266,6 +269,18 @@ def _batches(
             seed=config.seed,
         )
     return ExampleBatches(policy, examples, form, config, objective=objective, rank=rank)
+
+
+def _weigh(
+    stage: Stage, rows: Sequence[Example] | Sequence[Pair], module: Objective, config: RunConfig, objective: str
+) -> None:
+    """How much each weight of the saved model matters to its loss, into the stage; adapters are merged there."""
+    saved = load_policy(
+        str(stage.path / "model"), dtype=config.dtype, device=config.device, attention=config.attention
+    )
+    examples = [row for row in _kept(rows, module.NEEDS.keeps) if isinstance(row, Example)]
+    options = objective_options(config.train, objective)
+    write_importance(stage.path, weight_importance(saved, examples, config, objective=module, options=options))
 
 
 def _arguments(

@@ -1,0 +1,201 @@
+"""A patch of weights as a folder: made from a run, put into a copy of a model directory, and taken out again.
+
+`patch.safetensors` holds of each tensor the places that are changed, the change there and the base's own values;
+`patch.json` says how many weights of which tensors, how the patch was made and from which base. Taking it out puts back
+the base's own values: to the last bit.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rheostat.errors import CorruptShard, ModelError, StorageError
+from rheostat.methods._patch_options import ENHANCING, MITIGATING, TRAININGS, PatchOptions
+from rheostat.model_files import first_line, identity, locate
+from rheostat.models import recipe_policy
+from rheostat.patches import ROLES, patches_of
+from rheostat.recipe import load_config, method_options
+from rheostat.rundir import RunDirectory, environment
+from rheostat.storage import TEMPORARY, require_object, storage_errors, write_bytes, write_json
+from rheostat.trainings import training
+from rheostat.weight_mixing import Delta, parameters_of
+
+CARD, WEIGHTS = "patch.json", "patch.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedTensor:
+    """A patch of one tensor: flat `places`, the `change` there in float32, the base's values `before`; all `(n,)`."""
+
+    places: Tensor
+    change: Tensor
+    before: Tensor
+
+    @property
+    def after(self) -> Tensor:
+        """The patched values, in the base's type."""
+        return (self.before.float() + self.change).to(self.before.dtype)
+
+    @classmethod
+    def of(cls, base: Tensor, parts: Sequence[tuple[float, Delta]]) -> "PatchedTensor":
+        """Of patches of disjoint places, under their coefficients."""
+        found = [(delta.places, coefficient * delta.values) for coefficient, delta in parts if delta.places is not None]
+        places = torch.cat([each for each, _ in found])
+        order = places.argsort()
+        change = torch.cat([each for _, each in found])[order]
+        return cls(places[order], change, base.detach().cpu().flatten()[places[order]])
+
+
+def is_patch(folder: Path) -> bool:
+    """Whether a folder holds a patch."""
+    return (folder / CARD).is_file()
+
+
+def make_patch(run: Path, to: Path) -> dict[str, Any]:
+    """Write the patch of a run, whose trainings by ascent and descent have finished, into the folder `to`; its card.
+
+    By `method_options.safepatching` of its recipe. Raises `StageMissing`, `ModelError`, `StorageError`.
+    """
+    _refuse_filled(to)
+    with RunDirectory.open(run, read_only=True) as directory:
+        config = load_config(directory.config_path)
+        options: PatchOptions = method_options(config, "safepatching")
+        stages = {role: directory.finished(training(name, config).stage) for role, name in TRAININGS.items()}
+        base = recipe_policy(config)
+        patches = patches_of(
+            base,
+            lambda role: recipe_policy(config, str((stages[role].path / "model").resolve())),
+            lambda role: stages[role].path,
+            options,
+        )
+    weights = parameters_of(base)
+    coefficients = {ENHANCING: options.alpha, MITIGATING: options.beta}
+    tensors: dict[str, PatchedTensor] = {}
+    for name, weight in weights.items():
+        parts = [(coefficients[role], patches[role][name]) for role in ROLES if name in patches[role]]
+        if applied := [(coefficient, delta) for coefficient, delta in parts if coefficient]:
+            tensors[name] = PatchedTensor.of(weight, applied)
+    counts = {name: {"weights": weight.numel()} for name, weight in weights.items()}
+    for role in ROLES:
+        for name, delta in patches[role].items() if coefficients[role] else ():
+            counts[name][role] = delta.values.numel()
+    card = {
+        "kind": "SafePatching",
+        "model": config.model,
+        "identity": identity(config.model),
+        "trainings": {role: stage.fingerprint for role, stage in stages.items()},
+        "options": asdict(options),
+        "tensors": counts,
+        **environment(),
+    }
+    write_patch(to, tensors, card)
+    return card
+
+
+def write_patch(to: Path, tensors: Mapping[str, PatchedTensor], card: Mapping[str, Any]) -> None:
+    """A patch's two files. Raises `StorageError`."""
+    with storage_errors(to):
+        to.mkdir(parents=True, exist_ok=True)
+    flat = {f"{name}/{part}": each for name, tensor in tensors.items() for part, each in _parts(tensor).items()}
+    write_bytes(to / WEIGHTS, safetensors.torch.save(flat))
+    write_json(to / CARD, card)
+
+
+def _parts(tensor: PatchedTensor) -> dict[str, Tensor]:
+    return {"places": tensor.places, "change": tensor.change, "before": tensor.before}
+
+
+def read_patch(folder: Path) -> dict[str, PatchedTensor]:
+    """The patch of each tensor, by its name. Raises `CorruptShard`."""
+    try:
+        flat = safetensors.torch.load_file(folder / WEIGHTS)
+        names = dict.fromkeys(key.rpartition("/")[0] for key in flat)
+        return {
+            name: PatchedTensor(flat[f"{name}/places"], flat[f"{name}/change"], flat[f"{name}/before"])
+            for name in names
+        }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CorruptShard(
+            f"{folder / WEIGHTS} is corrupt: {first_line(error)}", hint="make the patch again from its run"
+        ) from error
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What `patch.json` says. Raises `CorruptShard`."""
+    return require_object(folder / CARD)
+
+
+def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> None:
+    """Copy the model directory `model` to `to` with a patch put into its weights, or with `revert` taken out.
+
+    Every place that is changed must hold what the patch expects, bit by bit: the base's value, or the patched one.
+    Raises `ModelError` where one does not, `StorageError` where `to` is filled, `CorruptShard`.
+    """
+    _refuse_filled(to)
+    tensors = read_patch(patch)
+    where, is_local = locate(model)
+    if not is_local:
+        raise ModelError(f"{model}: got an id, allowed is a folder", hint="download it first, with `hf download`")
+    folder = Path(where)
+    aside = to.with_name(f"{to.name}{TEMPORARY}patch")
+    with storage_errors(to):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(folder, aside)
+    try:
+        missing = set(tensors)
+        for file in sorted(aside.glob("*.safetensors")):
+            missing -= _edit(file, tensors, model, revert=revert)
+        if missing:
+            raise ModelError(
+                f"{model}: its files have no tensor {min(missing)}",
+                hint=f"give the model that the patch was made from: {read_card(patch)['model']}",
+            )
+        with storage_errors(to):
+            if to.is_dir():
+                to.rmdir()
+            aside.rename(to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _edit(file: Path, tensors: Mapping[str, PatchedTensor], model: str, *, revert: bool) -> set[str]:
+    """Edits the tensors of one file that are patched; which they were."""
+    with safe_open(file, framework="pt") as opened:
+        names = set(opened.keys()) & tensors.keys()
+        metadata = opened.metadata()
+    if not names:
+        return names
+    whole = safetensors.torch.load_file(file)
+    for name in sorted(names):
+        patched, weight = tensors[name], whole[name]
+        expected, wanted = (
+            (patched.after, patched.before) if revert else (patched.before, patched.after)
+        )
+        if weight.dtype != expected.dtype or weight.numel() <= int(patched.places.max()):
+            raise ModelError(
+                f"{model}: {name} is {weight.dtype} {tuple(weight.shape)}, the patch was made in {expected.dtype}",
+                hint="use the model that the patch was made from, and a run whose `dtype` is the weights' own",
+            )
+        flat = weight.flatten()
+        if not torch.equal(flat[patched.places], expected):
+            raise ModelError(
+                f"{model}: {name} does not hold what the patch {'has put there' if revert else 'was made from'}",
+                hint="take out only what was put in with this patch" if revert else "give the patch's own base model",
+            )
+        flat[patched.places] = wanted
+        whole[name] = flat.view(weight.shape)
+    write_bytes(file, safetensors.torch.save(whole, metadata=metadata))
+    return names
+
+
+def _refuse_filled(to: Path) -> None:
+    """Raises `StorageError` where a folder to write has something in it."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise StorageError(f"{to} is not an empty folder", hint="give a new folder")
