@@ -59,14 +59,14 @@ def pair_inputs(seed: int, needs: Needs) -> tuple[PairInputs, list[torch.Tensor]
     for one, other in ((better, worse),):
         for name in DIALS:
             one[name], other[name] = torch.maximum(one[name], other[name]), torch.minimum(one[name], other[name])
-    rewards: tuple[torch.Tensor, ...] = ()
+    rewards: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
     if needs.token_rewards_of is not None:
         signs = torch.tensor([1.0, -1.0]).repeat(TOKENS)[:TOKENS]
         rewards = (chosen.mask * signs, rejected.mask * -signs)
     gates = {role: torch.rand(12, generator=generator, requires_grad=True) for role in needs.experts}
     shared = torch.zeros(ROWS, dtype=torch.long)
     inputs = PairInputs(
-        chosen, rejected, reference_chosen, reference_rejected, better, worse, shared, *rewards, gates=gates
+        chosen, rejected, reference_chosen, reference_rejected, better, worse, shared, *rewards, gates
     )
     return inputs, [chosen.values, rejected.values]
 
@@ -84,7 +84,8 @@ def absurd(options: Any) -> list[tuple[str, float]]:
 def test_an_objective_file_has_its_parts(name: str) -> None:
     module: Any = plugins.load("objectives", name)
     assert isinstance(module.NEEDS, Needs)
-    assert dataclasses.is_dataclass(module.OPTIONS) and module.OPTIONS.__dataclass_params__.frozen
+    options: Any = module.OPTIONS
+    assert options.__dataclass_params__.frozen
     module.OPTIONS()
     entry = module.reward if module.NEEDS.rows == "prompts" else module.loss
     for documented in (module, module.OPTIONS, entry):
@@ -149,7 +150,8 @@ def _refuses_absurd(options: Any) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_file_has_its_parts(name: str) -> None:
     module: Any = plugins.load("methods", name)
-    assert dataclasses.is_dataclass(module.OPTIONS) and module.OPTIONS.__dataclass_params__.frozen
+    options: Any = module.OPTIONS
+    assert options.__dataclass_params__.frozen
     module.OPTIONS()
     assert isinstance(module.HAS_DIAL, bool)
     assert callable(module.build)

@@ -3,6 +3,7 @@
 What a method without a dial answers is a point; a method with one is a curve, or a net of all its settings.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,7 +121,7 @@ def _landing(entry: Mapping[str, Any], dials: Sequence[str]) -> Array:
 
 def _lowest(shown: Sequence[Array]) -> float:
     """Where both axes begin: a quarter below which nothing lies."""
-    return min(0.75, np.floor(4 * float(np.concatenate(shown).min())) / 4)
+    return min(0.75, math.floor(4 * float(np.concatenate(shown).min())) / 4)
 
 
 def _points(entries: Entries) -> dict[str, MethodStyle]:
