@@ -39,7 +39,7 @@ def test_every_method_on_disk_is_on_the_bench() -> None:
 
 @pytest.mark.timeout(900)
 def test_every_method_of_the_bench_answers_in_one_run(tmp_path: Path) -> None:
-    """Greedily: one without a dial gives a prompt the same answer whatever is asked, the page is made of all of them."""
+    """Greedily: one without a dial gives a prompt the same answer whatever is asked. The page is made of them all."""
     overrides = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["train"]["overrides"]
     short = [f"train.overrides.{objective}.steps=2" for objective in overrides]
     config = load_config(str(RECIPE), [*SMALL, *short])
