@@ -72,11 +72,11 @@ def pair_inputs(seed: int, needs: Needs) -> tuple[PairInputs, list[torch.Tensor]
 
 
 def absurd(options: Any) -> list[tuple[str, float]]:
-    """For each number among the options what it can't be: no number, endless, or a count below 0."""
+    """For each number among the options what it can't be: no number, endless, or a count below 0 (but a seed may)."""
     found: list[tuple[str, float]] = []
     for field in dataclasses.fields(options):
         found += [(field.name, math.nan), (field.name, math.inf)] if field.type is float else []
-        found += [(field.name, -1)] if field.type is int else []
+        found += [(field.name, -1)] if field.type is int and field.name != "seed" else []
     return found
 
 
