@@ -55,18 +55,23 @@ def pair_inputs(seed: int, needs: Needs) -> tuple[PairInputs, list[torch.Tensor]
     generator = torch.Generator().manual_seed(seed)
     chosen, rejected = (logprobs(generator, learns=True) for _ in range(2))
     reference_chosen, reference_rejected = (logprobs(generator) for _ in range(2))
-    better, worse = ({name: torch.rand(ROWS, generator=generator) for name in DIALS} for _ in range(2))
-    for one, other in ((better, worse),):
-        for name in DIALS:
-            one[name], other[name] = torch.maximum(one[name], other[name]), torch.minimum(one[name], other[name])
-    rewards: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-    if needs.token_rewards_of is not None:
-        signs = torch.tensor([1.0, -1.0]).repeat(TOKENS)[:TOKENS]
-        rewards = (chosen.mask * signs, rejected.mask * -signs)
+    scores = {name: torch.rand(2, ROWS, generator=generator).sort(dim=0).values for name in DIALS}
+    worse, better = ({name: each[place] for name, each in scores.items()} for place in range(2))
+    signs = torch.tensor([1.0, -1.0]).repeat(TOKENS)[:TOKENS]
+    rewarded = needs.token_rewards_of is not None
     gates = {role: torch.rand(12, generator=generator, requires_grad=True) for role in needs.experts}
     shared = torch.zeros(ROWS, dtype=torch.long)
     inputs = PairInputs(
-        chosen, rejected, reference_chosen, reference_rejected, better, worse, shared, *rewards, gates
+        chosen,
+        rejected,
+        reference_chosen,
+        reference_rejected,
+        better,
+        worse,
+        shared,
+        chosen_token_rewards=chosen.mask * signs if rewarded else None,
+        rejected_token_rewards=rejected.mask * -signs if rewarded else None,
+        gates=gates,
     )
     return inputs, [chosen.values, rejected.values]
 
@@ -80,12 +85,17 @@ def absurd(options: Any) -> list[tuple[str, float]]:
     return found
 
 
+def _is_frozen(options: Any) -> None:
+    assert dataclasses.is_dataclass(options)
+    frozen: Any = options
+    assert frozen.__dataclass_params__.frozen
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_file_has_its_parts(name: str) -> None:
     module: Any = plugins.load("objectives", name)
     assert isinstance(module.NEEDS, Needs)
-    options: Any = module.OPTIONS
-    assert options.__dataclass_params__.frozen
+    _is_frozen(module.OPTIONS)
     module.OPTIONS()
     entry = module.reward if module.NEEDS.rows == "prompts" else module.loss
     for documented in (module, module.OPTIONS, entry):
@@ -150,8 +160,7 @@ def _refuses_absurd(options: Any) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_file_has_its_parts(name: str) -> None:
     module: Any = plugins.load("methods", name)
-    options: Any = module.OPTIONS
-    assert options.__dataclass_params__.frozen
+    _is_frozen(module.OPTIONS)
     module.OPTIONS()
     assert isinstance(module.HAS_DIAL, bool)
     assert callable(module.build)
