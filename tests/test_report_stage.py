@@ -15,6 +15,8 @@ from rheostat.records import EvaluationRow, Example, Message, Prompt, Record, Re
 from rheostat.report import gather, report
 from rheostat.rundir import RunDirectory
 from rheostat.storage import write_json
+from rheostat.training_cost import _data_made
+from rheostat.trainings import behind
 
 METHODS = ("base", "clm+raw")
 
@@ -140,6 +142,15 @@ def test_costs_of_a_resumed_session_are_by_its_pace(directory: Path) -> None:
     assert (cost["data_seconds"], cost["data_generated_tokens"]) == (1.5, 16)
     nothing = ("trainings", "training_seconds", "training_generated_tokens", "data_seconds", "data_generated_tokens")
     assert not any(methods["base"]["cost"][key] for key in nothing)
+
+
+def test_a_further_rounds_answers_are_data_that_it_cost() -> None:
+    """Both rounds learn from the whole pool; the second adds its own answers, whose stages are named after its data."""
+    config = recipe().model_copy(update={"methods": ["clm+round2", "clm+x0.25"]})
+    twice, quarter = (behind(name, config) for name in config.method_names)
+    second = twice[-1].data
+    assert second.round == 2 and _data_made(twice) == {"": 1.0, f"rounds/{second}/": 1.0}
+    assert _data_made(quarter) == {"": 0.25} and _data_made([]) == {}
 
 
 def test_where_the_answers_land_is_in_the_figures(directory: Path) -> None:

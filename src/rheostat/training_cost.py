@@ -1,6 +1,6 @@
 """What making a method's models took: every training behind it, experts and earlier models included, and their data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rheostat import plugins
@@ -8,10 +8,6 @@ from rheostat.config import RunConfig
 from rheostat.method_name import MethodName
 from rheostat.rundir import RunDirectory
 from rheostat.trainings import Training, behind
-
-POOL_STAGES = ("generate", "score")
-"""The stages that make the self-generated pool."""
-
 
 class TrainingCost(NamedTuple):
     """The costs before the first request, as they stand under `cost` in evaluation.json; 0 where nothing is trained.
@@ -32,29 +28,36 @@ def training_cost(run: RunDirectory, config: RunConfig, name: MethodName) -> Tra
     """The costs of a method whose trainings have finished."""
     trainings = behind(name, config)
     timings = {entry["stage"]: entry for entry in run.timings()}
-    seconds = [_whole_seconds(timings.get(each.stage, {})) for each in trainings]
-    share = max((_pool_share(each) for each in trainings), default=0.0)
-    pool_seconds = sum(float(timings.get(stage, {}).get("seconds", 0.0)) for stage in POOL_STAGES)
-    pool_tokens = int(run.finished("generate").summary["tokens"]) if share else 0
+    made = _data_made(trainings)
+    data_seconds = sum(
+        share * float(timings.get(f"{place}{stage}", {}).get("seconds", 0.0))
+        for place, share in made.items()
+        for stage in ("generate", "score")
+    )
     return TrainingCost(
         trainings=len(trainings),
-        training_seconds=sum(seconds),
-        training_generated_tokens=sum(_generated_tokens(run, each) for each in trainings),
-        data_seconds=share * pool_seconds,
-        data_generated_tokens=round(share * pool_tokens),
+        training_seconds=sum(_whole_seconds(timings.get(each.stage, {})) for each in trainings),
+        training_generated_tokens=sum(
+            int(run.finished(each.stage).summary.get("generated_tokens", 0)) for each in trainings
+        ),
+        data_seconds=data_seconds,
+        data_generated_tokens=sum(
+            round(share * int(run.finished(f"{place}generate").summary["tokens"])) for place, share in made.items()
+        ),
     )
+
+
+def _data_made(trainings: Sequence[Training]) -> dict[str, float]:
+    """Where the responses lie that trainings learned from, each with the share that they use: pool and further rounds.
+
+    What learns from prompts alone has no use for them.
+    """
+    learning = [each.data for each in trainings if plugins.needs(each.objective).rows != "prompts"]
+    pool = max((data.share for data in learning), default=0.0)
+    return ({"": pool} if pool else {}) | {f"rounds/{data}/": 1.0 for data in learning if data.round > 1}
 
 
 def _whole_seconds(timing: Mapping[str, Any]) -> float:
     """Seconds of a whole training, by the pace of its last session: a resumed one made a part of the steps."""
     made = timing.get("steps_made")
     return float(timing["seconds"] * timing["steps"] / made) if made else 0.0
-
-
-def _pool_share(training: Training) -> float:
-    """How much of the pool a training learns from; what learns from prompts alone has no use for its responses."""
-    return 0.0 if plugins.needs(training.objective).rows == "prompts" else training.data.share
-
-
-def _generated_tokens(run: RunDirectory, training: Training) -> int:
-    return int(run.finished(training.stage).summary.get("generated_tokens", 0))
