@@ -9,6 +9,7 @@ from rheostat.method_name import MethodName
 from rheostat.rundir import RunDirectory
 from rheostat.trainings import Training, behind
 
+
 class TrainingCost(NamedTuple):
     """The costs before the first request, as they stand under `cost` in evaluation.json; 0 where nothing is trained.
 
