@@ -132,27 +132,35 @@ def read_card(folder: Path) -> dict[str, Any]:
     return require_object(folder / CARD)
 
 
-def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How many weights a patch was to change, and how many of them kept their value, the change lost in rounding."""
+
+    changed: int
+    lost: int
+
+
+def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> Applied:
     """Copy the model directory `model` to `to` with a patch put into its weights, or with `revert` taken out.
 
     Every place that is changed must hold what the patch expects, bit by bit: the base's value, or the patched one.
-    Raises `ModelError` where one does not, `StorageError` where `to` is filled, `CorruptShard`.
+    Weights stored in fewer bits than the run computed in get their patched values rounded to their own type.
+    Raises `ModelError` where a place holds something else, `StorageError` where `to` is filled, `CorruptShard`.
     """
     _refuse_filled(to)
     tensors = read_patch(patch)
     where, is_local = locate(model)
     if not is_local:
         raise ModelError(f"{model}: got an id, allowed is a folder", hint="download it first, with `hf download`")
-    folder = Path(where)
     aside = to.with_name(f"{to.name}{TEMPORARY}patch")
     with storage_errors(to):
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(folder, aside)
+        shutil.copytree(Path(where), aside)
     try:
-        missing = set(tensors)
+        lost: dict[str, int] = {}
         for file in sorted(aside.glob("*.safetensors")):
-            missing -= _edit(file, tensors, model, revert=revert)
-        if missing:
+            lost |= _edit(file, tensors, model, revert=revert)
+        if missing := tensors.keys() - lost.keys():
             raise ModelError(
                 f"{model}: its files have no tensor {min(missing)}",
                 hint=f"give the model that the patch was made from: {read_card(patch)['model']}",
@@ -163,36 +171,38 @@ def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> N
             aside.rename(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return Applied(sum(each.places.numel() for each in tensors.values()), sum(lost.values()))
 
 
-def _edit(file: Path, tensors: Mapping[str, PatchedTensor], model: str, *, revert: bool) -> set[str]:
-    """Edits the tensors of one file that are patched; which they were."""
+def _edit(file: Path, tensors: Mapping[str, PatchedTensor], model: str, *, revert: bool) -> dict[str, int]:
+    """Edits the tensors of one file that are patched; how many changes of each were lost in rounding."""
     with safe_open(file, framework="pt") as opened:
-        names = set(opened.keys()) & tensors.keys()
+        names = sorted(set(opened.keys()) & tensors.keys())
         metadata = opened.metadata()
     if not names:
-        return names
-    whole = safetensors.torch.load_file(file)
-    for name in sorted(names):
+        return {}
+    whole: dict[str, Tensor] = safetensors.torch.load_file(file)
+    lost = {}
+    for name in names:
         patched, weight = tensors[name], whole[name]
-        expected, wanted = (
-            (patched.after, patched.before) if revert else (patched.before, patched.after)
-        )
-        if weight.dtype != expected.dtype or weight.numel() <= int(patched.places.max()):
+        before, after = patched.before.to(weight.dtype), patched.after.to(weight.dtype)
+        if not torch.equal(before.to(patched.before.dtype), patched.before):
             raise ModelError(
-                f"{model}: {name} is {weight.dtype} {tuple(weight.shape)}, the patch was made in {expected.dtype}",
-                hint="use the model that the patch was made from, and a run whose `dtype` is the weights' own",
+                f"{model}: {name} is {weight.dtype}, too short for the base's values in {patched.before.dtype}",
+                hint="give the patch's own base model; another would not come back to the last bit",
             )
         flat = weight.flatten()
-        if not torch.equal(flat[patched.places], expected):
+        expected = after if revert else before
+        if len(flat) <= int(patched.places.max()) or not torch.equal(flat[patched.places], expected):
             raise ModelError(
                 f"{model}: {name} does not hold what the patch {'has put there' if revert else 'was made from'}",
                 hint="take out only what was put in with this patch" if revert else "give the patch's own base model",
             )
-        flat[patched.places] = wanted
+        flat[patched.places] = before if revert else after
         whole[name] = flat.view(weight.shape)
+        lost[name] = int((before == after).sum())
     write_bytes(file, safetensors.torch.save(whole, metadata=metadata))
-    return names
+    return lost
 
 
 def _refuse_filled(to: Path) -> None:

@@ -19,21 +19,25 @@ from rheostat.records import Example
 from rheostat.storage import write_bytes
 
 FILE = "importance.safetensors"
+EXAMPLES = 512
+"""At most so many examples are averaged over; pruners by importance take some 128."""
 
 
 def weight_importance(
     policy: Policy, examples: Sequence[Example], config: RunConfig, *, objective: Objective, options: object
 ) -> dict[str, Tensor]:
-    """Per parameter |W · ∇_W L|, of its shape, on the CPU: L is the objective's, averaged over one pass of batches.
+    """Per parameter |W · ∇_W L|, of its shape, on the CPU: L is the objective's, averaged over batches of examples.
 
-    `config.train` has the batch size. The model's weights and gradients stay as they were.
+    The batches are those of one pass in a random order, as many as hold `EXAMPLES`; `config.train` has their size. The
+    model's weights and gradients stay as they were.
     """
     train = config.train.model_copy(update={"epochs": 1.0, "steps": None, "balance": 0.0})
     once = config.model_copy(update={"train": train})
     batches = ExampleBatches(policy, examples, config.control_format, once, objective=objective)
     parameters = dict(policy.model.named_parameters())
     sums = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}
-    for step in range(len(batches)):
+    count = min(len(batches), -(-EXAMPLES // train.batch_size))
+    for step in range(count):
         batch = batches[step]
         rows = {name: batch[name].to(policy.device) for name in ROW_TENSORS}
         found = response_logprobs(policy.model, **rows)
@@ -41,7 +45,7 @@ def weight_importance(
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             if gradient is not None:
-                total.add_(gradient, alpha=1 / len(batches))
+                total.add_(gradient, alpha=1 / count)
     return {name: importance(parameters[name], total).cpu() for name, total in sums.items()}
 
 

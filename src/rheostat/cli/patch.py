@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rheostat.cli.app import app
+from rheostat.cli.console import note
 from rheostat.errors import InputError
 
 
@@ -45,7 +46,9 @@ def patch(
             )
         show(patch_table(make_patch(source, to)))
     elif model is not None and to is not None:
-        apply_patch(source, model, to, revert=revert)
+        applied = apply_patch(source, model, to, revert=revert)
+        if applied.lost and not revert:
+            note(f"{applied.lost:,} of {applied.changed:,} changes are lost in the rounding of the model's own type")
         typer.echo(str(to))
     elif model is None and to is None and not revert:
         show(patch_table(read_card(source)))

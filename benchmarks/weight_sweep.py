@@ -1,0 +1,220 @@
+"""The study of weight-space methods: experts trained in several ways, mixed in several ways, measured on one run.
+
+    python benchmarks/weight_sweep.py RUN --variants variants.yaml --json results.jsonl
+
+RUN has finished. Each variant has `overrides` (as `train.overrides`) and `methods`, a list of a method's file and its
+options: `{soups: {}}`. Its experts are trained once for all of them. Each line of results is one method of one variant:
+mean achieved scores by the run's own rewards on held-out prompts, all over and at the corners of the dials, MP, BT and
+cross-effects of those with dials, fluency under the base (its perplexity over theirs), merges, seconds.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from rheostat import metrics, plugins
+from rheostat.chat import encode_prompt, encode_response
+from rheostat.config import RunConfig
+from rheostat.control import ControlFormat
+from rheostat.distil import distil
+from rheostat.generation import tuned_engine
+from rheostat.grid import Grid
+from rheostat.logprobs import TokenRow, sum_logprobs
+from rheostat.models import Policy, load_policy, recipe_policy
+from rheostat.plugins import ControlledRequest, Judged, MethodContext, Sampling
+from rheostat.recipe import load_config, method_options, objective_options, validate
+from rheostat.records import EvaluationRow, Example, Pair, Prompt
+from rheostat.rundir import RunDirectory
+from rheostat.score import load_scorers
+from rheostat.train import fine_tune
+from rheostat.trainings import Training, training
+from rheostat.weight_importance import weight_importance, write_importance
+
+
+@dataclass
+class Experts:
+    """The models of a variant's trainings, in memory: `plugins.Models` of each method in turn."""
+
+    config: RunConfig
+    policy: Policy
+    data: dict[str, list]
+    scratch: Path
+    trained: dict[str, Policy] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    roles: dict[str, Training] = field(default_factory=dict)
+
+    def base(self) -> Policy:
+        return self.policy
+
+    def tuned(self, role: str) -> Policy:
+        return self.trained[str(self.roles[role])]
+
+    def folder(self, role: str) -> Path:
+        return self.scratch / str(self.roles[role])
+
+    def engine(self, policy: Policy) -> plugins.Engine:
+        return tuned_engine(self.config, policy)
+
+    def train(self, each: Training) -> None:
+        name, objective = str(each), plugins.load("objectives", each.objective)
+        if name in self.trained:
+            return
+        started = time.perf_counter()
+        self.trained[name] = policy = recipe_policy(self.config)
+        rows = self.data[str(each.data)]
+        with tempfile.TemporaryDirectory() as checkpoints:
+            fine_tune(
+                policy, rows, objective=each.objective, config=self.config, checkpoints=Path(checkpoints)
+            )
+        if objective.NEEDS.importance:
+            options = objective_options(self.config.train, each.objective)
+            kept = [row for row in rows if objective.NEEDS.keeps(row.scores)]
+            (self.scratch / name).mkdir()
+            found = weight_importance(policy, kept, self.config, objective=objective, options=options)
+            write_importance(self.scratch / name, found)
+        self.seconds[name] = time.perf_counter() - started
+
+
+def answer(
+    method: plugins.Method, prompts: list[Prompt], form: ControlFormat, config: RunConfig, scorer, base: Policy
+) -> list[EvaluationRow]:
+    options = config.evaluate
+    cells = [(prompt, control) for prompt in prompts for control in form.grid()]
+    sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
+    answers = method.respond(
+        [ControlledRequest(p.messages, control) for p, control in cells], sampling, seed=0
+    )
+    texts = [each.completion for each in answers]
+    scores = scorer.score([Judged(p.messages, c.text) for (p, _), c in zip(cells, texts, strict=True)])
+    rows = [
+        TokenRow(
+            encode_prompt(base.tokenizer, p.messages, neutralise=form.neutralise),
+            encode_response(base.tokenizer, c.text),
+        )
+        for (p, _), c in zip(cells, texts, strict=True)
+    ]
+    sums = sum_logprobs(
+        base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=config.batch_tokens
+    )
+    return [
+        EvaluationRow(
+            p.id,
+            dict(control),
+            c.text,
+            c.tokens,
+            c.finish,
+            c.tokens,
+            logprob,
+            {f"reward/{name}": value for name, value in score.items()},
+        )
+        for (p, control), c, logprob, score in zip(cells, texts, sums, scores, strict=True)
+    ]
+
+
+def figures(rows: list[EvaluationRow], form: ControlFormat, base_nll: float, *, has_dial: bool) -> dict:
+    tokens = sum(row.tokens for row in rows)
+    found: dict = {"fluency": math.exp(-sum(row.logprob for row in rows) / tokens - base_nll)}
+    for name in form.names:
+        found[f"mean_{name[:1]}"] = statistics.mean(row.scores[f"reward/{name}"] for row in rows)
+    found["truncated"] = sum(row.finish == "length" for row in rows) / len(rows)
+    if not has_dial:
+        return found
+    found["corners"] = {
+        form.render(control): [
+            round(
+                statistics.mean(
+                    row.scores[f"reward/{name}"] for row in rows if row.requested == dict(control)
+                ),
+                3,
+            )
+            for name in form.names
+        ]
+        for control in form.grid()
+        if set(control.values()) <= {0.0, 1.0}
+    }
+    measured = metrics.evaluate(Grid.of(rows, "reward", form), resamples=100, seed=0)
+    for name, each in measured.attributes.items():
+        found |= {f"MP_{name[:1]}": each.macro_pearson.value, f"BT_{name[:1]}": each.binary_test.value}
+    for (moved, by), effect in measured.cross_effects.items():
+        found[f"X_{moved[:1]}_by_{by[:1]}"] = effect.value
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--variants", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", help="of the variants, these")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--rows", type=int, help="of each training's data, so many, evenly spaced")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--show", type=int, default=0, help="print so many responses of each method")
+    arguments = parser.parse_args()
+    variants = yaml.safe_load(arguments.variants.read_text())
+    with RunDirectory.open(arguments.run) as run:
+        config = load_config(run.config_path)
+        form = config.control_format
+        prompts = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
+        scorer = load_scorers(run, config, ["reward"])["reward"]
+        own = run.finished("evaluate/optimization/base").read(EvaluationRow)
+        base_nll = -sum(row.logprob for row in own) / sum(row.tokens for row in own)
+        base = load_policy(config.model)
+        data: dict[str, list] = {}
+        for variant in arguments.only or variants:
+            given = variants[variant]
+            changes = {"train": config.model_dump(mode="json")["train"] | {"overrides": given["overrides"]}}
+            with tempfile.TemporaryDirectory() as scratch:
+                experts = Experts(config, base, data, Path(scratch))
+                for place, listed in enumerate(given["methods"]):
+                    ((file, options),) = listed.items()
+                    values = config.model_dump(mode="json") | changes | {"method_options": {file: options}}
+                    experts.config = chosen = validate(values)
+                    kind = plugins.load("methods", file)
+                    experts.roles = {
+                        role: training(each, chosen) for role, each in kind.models(form.names).items()
+                    }
+                    for each in experts.roles.values():
+                        if str(each.data) not in data:
+                            stage = distil(run, chosen, each.data)
+                            rows = stage.read(Pair if each.data.variant == "pairs" else Example)
+                            data[str(each.data)] = rows[:: max(1, len(rows) // (arguments.rows or len(rows)))]
+                        experts.train(each)
+                    started = time.perf_counter()
+                    method = kind.build(
+                        MethodContext(
+                            experts.engine(base),
+                            False,
+                            scorer,
+                            form.attributes,
+                            1,
+                            experts,
+                            method_options(chosen, file),
+                        )
+                    )
+                    rows = answer(method, prompts, form, chosen, scorer, base)
+                    result = {
+                        "variant": variant,
+                        "method": file,
+                        "options": options,
+                        **figures(rows, form, base_nll, has_dial=kind.HAS_DIAL),
+                        "merges": method.mixer.merges,
+                        "train_seconds": {k: round(v, 1) for k, v in experts.seconds.items()} if not place else None,
+                        "answer_seconds": round(time.perf_counter() - started, 1),
+                    }
+                    for each in rows[:: max(1, len(rows) // arguments.show)] if arguments.show else []:
+                        print(each.requested, repr(each.text))
+                    with arguments.json.open("a") as file_:
+                        file_.write(json.dumps(result) + "\n")
+                    shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
+                    print(json.dumps(shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()
