@@ -20,6 +20,7 @@ from rheostat.distil import distil
 from rheostat.errors import ConfigError, InputError
 from rheostat.method_name import TrainingData
 from rheostat.mixing import classes_by_rules, mixed
+from rheostat.pocket import corpus
 from rheostat.prompt_classes import classes_of, mixing_identity, question
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair, Prompt
@@ -255,3 +256,15 @@ def test_the_recipes_of_the_page_are_valid() -> None:
         values = {"methods": ["dpo+fdc"], **yaml.safe_load(block)}
         config = load_config("pocket", [f"{key}={json.dumps(value)}" for key, value in values.items()])
         assert config.mixing is not None and config.mixing.ratios["explicit"] == 10
+
+
+def test_the_rules_of_the_page_divide_the_pocket_world() -> None:
+    """The default run's 480: risky ones are explicit or implicit, borderline ones mixed, harmless ones other."""
+    page = (Path(__file__).parents[1] / "docs" / "mixing.md").read_text(encoding="utf-8")
+    rules = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])["mixing"]["rules"]
+    known = corpus.prompts("train")[:480]
+    prompts = [Prompt(each.id, (Message("user", each.text),), "train", "pocket") for each in known]
+    found = classes_by_rules(prompts, rules)
+    assert Counter((each.kind, found[each.id]) for each in known) == {
+        ("risky", "explicit"): 101, ("risky", "implicit"): 73, ("borderline", "mixed"): 44, ("harmless", OTHER): 262
+    }  # fmt: skip
