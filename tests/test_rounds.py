@@ -258,6 +258,13 @@ def test_figures_and_page_tell_the_rounds(run: Path) -> None:
     curve = second["ends"]["optimization"]["reward"]["safety"]
     assert 0 <= curve["low"]["value"] <= 1 and 0 <= curve["high"]["value"] <= 1
     assert set(second["seconds"]) == {f"train/exmate-{DATA}", f"rounds/{DATA}/generate", f"rounds/{DATA}/score"}
+    costs = {name: each["cost"] for name, each in evaluation["evaluations"]["optimization"].items()}
+    assert costs["exmate+round2"]["trainings"] == 2
+    with RunDirectory.open(run, read_only=True) as opened:
+        tokens = opened.finished(f"rounds/{DATA}/generate").summary["tokens"]
+    more = {key: costs["exmate+round2"][key] - costs["exmate"][key] for key in costs["exmate"]}
+    assert more["data_generated_tokens"] == tokens > 0
+    assert more["data_seconds"] + more["training_seconds"] == pytest.approx(sum(second["seconds"].values()))
     page = (run / "report.html").read_text()
     assert '<section id="rounds">' in page and "round 2 asked" in page
 

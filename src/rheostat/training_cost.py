@@ -18,7 +18,8 @@ class TrainingCost(NamedTuple):
 
     `trainings` counts the models trained, `training_seconds` is their time together, `training_generated_tokens` what
     they generated while they were trained. `data_seconds` and `data_generated_tokens`: of the self-generated responses
-    that they learned from, sampled and scored beforehand; a run makes those once for all of its methods.
+    that they learned from, sampled and scored beforehand; a run makes those once for all of its methods. Those of
+    further rounds are the method's own.
     """
 
     trainings: int
@@ -36,12 +37,17 @@ def training_cost(run: RunDirectory, config: RunConfig, name: MethodName) -> Tra
     share = max((_pool_share(each) for each in trainings), default=0.0)
     pool_seconds = sum(float(timings.get(stage, {}).get("seconds", 0.0)) for stage in POOL_STAGES)
     pool_tokens = int(run.finished("generate").summary["tokens"]) if share else 0
+    rounds = [each.data.round_stage for each in trainings if each.data.round > 1]
+    round_seconds = sum(
+        float(timings.get(f"{each}/{stage}", {}).get("seconds", 0.0)) for each in rounds for stage in POOL_STAGES
+    )
+    round_tokens = sum(int(run.finished(f"{each}/generate").summary["tokens"]) for each in rounds)
     return TrainingCost(
         trainings=len(trainings),
         training_seconds=sum(seconds),
         training_generated_tokens=sum(_generated_tokens(run, each) for each in trainings),
-        data_seconds=share * pool_seconds,
-        data_generated_tokens=round(share * pool_tokens),
+        data_seconds=share * pool_seconds + round_seconds,
+        data_generated_tokens=round(share * pool_tokens) + round_tokens,
     )
 
 
