@@ -22,7 +22,8 @@ from rheostat.evaluate import Evaluator
 from rheostat.execution import open_executor
 from rheostat.executors import ray as ray_executor
 from rheostat.executors.local import LOCAL
-from rheostat.generate import GenerateWork, generate
+from rheostat.generate import generate
+from rheostat.generation_work import GenerateWork
 from rheostat.method_models import MethodModels
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress

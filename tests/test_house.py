@@ -12,11 +12,13 @@ from rheostat import plugins
 from rheostat.errors import PluginNotFound
 
 SOURCE = Path(rheostat.__file__).parent
-STAGES = {"collect", "generate", "score", "distil", "train", "evaluate", "forgery", "suite", "report", "export"}
+STAGES = {
+    "collect", "generate", "score", "rounds", "distil", "train", "evaluate", "forgery", "suite", "report", "export",
+}  # fmt: skip
 PURE = {
     "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
     "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture", "dial_map",
-    "dial_tables", "forging", "mixing",
+    "dial_tables", "forging", "mixing", "steering", "round_tables",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

@@ -29,6 +29,7 @@ from rheostat.config_blocks import expand_reward as expand_reward
 from rheostat.config_blocks import expand_rewards as expand_rewards
 from rheostat.config_fields import BY_DIAL, EVERY_DIAL
 from rheostat.config_mixing import MixingConfig as MixingConfig
+from rheostat.config_rounds import RoundsConfig as RoundsConfig
 from rheostat.config_suite import SuiteConfig as SuiteConfig
 from rheostat.control import LEVELS, ControlFormat, level_text
 from rheostat.errors import did_you_mean
@@ -361,6 +362,7 @@ class RunConfig(Block):
     generate: GenerateConfig = GenerateConfig()
     distil: DistilConfig = DistilConfig()
     train: TrainConfig = TrainConfig()
+    rounds: RoundsConfig = RoundsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     suite: SuiteConfig | None = Field(
         None, description="absent: no suite of harmful and harmless prompts; evaluation does without"

@@ -15,7 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -290,15 +290,17 @@ def distil(
 ) -> Stage:
     """The stage: the scored pool in, training examples of one variant, or pairs of responses, out.
 
-    A share below 1 keeps the pool of the first prompts only, in the order of their collection. `raw` has as many
+    The pool of a further round is that of the first with what each round has added since. A share below 1 keeps the
+    pool of the first prompts only, in the order of their collection. `raw` has as many
     examples as `moec` keeps, so that both cost the same training. Raises `InputError` where nothing is left to
     learn from.
     """
     form = config.control_format
     scored = run.finished("score")
     mixing = _mixing(config, data)
+    further = [run.finished(f"{each.round_stage}/score") for each in data.further]
     stage = run.stage(
-        f"distil/{data}",
+        data.stage,
         inputs={
             "score": scored.fingerprint,
             "distil": config.distil.model_dump(exclude={"pairs", "raw_decimals"}),
@@ -308,15 +310,16 @@ def distil(
             **({"pairs": config.distil.pairs.model_dump()} if data.variant == "pairs" else {}),
             **_unquantised_inputs(config, data),
             **({} if mixing is None else {"mixing": mixing_identity(mixing)}),
+            **({"rounds": [each.fingerprint for each in further]} if further else {}),
         },
     )
     if stage.done:
         return stage
     with progress.task(f"distil {data}", None, unit="rows") as advance:
         collected = run.finished("prompts").read(Prompt, prefix="train")
-        first = collected[: max(1, round(len(collected) * data.share))]
-        prompts = {prompt.id: prompt for prompt in first}
-        pool = by_prompt(row for row in scored.rows(ScoredResponse) if row.prompt_id in prompts)
+        prompts = {prompt.id: prompt for prompt in data.first(collected)}
+        rows = chain.from_iterable(each.rows(ScoredResponse) for each in (scored, *further))
+        pool = by_prompt(row for row in rows if row.prompt_id in prompts)
         if data.variant == "pairs":
             found = _paired(pool, prompts, config, data)
             summary, kept_pairs = asdict(found.counts), found.pairs

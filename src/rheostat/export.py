@@ -102,7 +102,7 @@ def _facts(
 ) -> Facts:
     """What the run tells of the model: how it was made, and how well its dials were measured to work."""
     tuned = next(each for each in config.method_names if each.name == name)
-    distilled = run.finished(f"distil/{Training.of(tuned, config).data}").summary
+    distilled = run.finished(Training.of(tuned, config).data.stage).summary
     return Facts(
         method=name,
         config=config,

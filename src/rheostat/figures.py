@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rheostat import dial_figures, metrics
+from rheostat import dial_figures, metrics, round_figures
 from rheostat.config import RunConfig
 from rheostat.evaluate import EVALUATIONS, REACHABLE, scorers_of
 from rheostat.metrics import Grid
@@ -60,6 +60,7 @@ def figures(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
     extra = {
         "calibrated": dial_figures.calibrated(run, config, evaluations_of(run)),
         "forgery": dial_figures.forgeries(run, config),
+        "rounds": round_figures.rounds(run, config, evaluations_of(run)),
     }
     document |= {key: figures for key, figures in extra.items() if figures}
     return document

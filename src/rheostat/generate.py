@@ -1,19 +1,15 @@
 """Generate: the model answers its own prompts, N samples each. Prompts in, responses out."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
-from rheostat.generation import engine_identity, load_engine
+from rheostat.generation import engine_identity
+from rheostat.generation_work import GenerateWork, pool_counts
 from rheostat.model_files import identity
-from rheostat.models import recipe_policy
-from rheostat.plugins import GenerationRequest, Sampling
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.shard_work import Compute
 
 
 def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = null_progress) -> Stage:
@@ -49,37 +45,8 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
             progress=progress,
             executor=executor,
         )
-    summary = {"responses": 0, "tokens": 0, "empty": 0, "truncated": 0}
-    for response in stage.rows(Response):
-        summary["responses"] += 1
-        summary["tokens"] += response.tokens
-        summary["empty"] += not response.text.strip()
-        summary["truncated"] += response.finish == "length"
+    summary = pool_counts(stage.rows(Response))
     stage.finish(summary)
     seconds = time.perf_counter() - started
     run.record_timing("generate", seconds, tokens=summary["tokens"], responses=summary["responses"])
     return stage
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateWork:
-    """Prompts in, their sampled responses out."""
-
-    config: RunConfig
-
-    def open(self) -> Compute[Prompt]:
-        """Loads the model, or what asks the server that serves it."""
-        config, options = self.config, self.config.generate
-        engine = load_engine(config, lambda: recipe_policy(config))
-        sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
-
-        def work(shard: Sequence[Prompt], seed: int) -> list[Response]:
-            requests = [GenerationRequest(prompt.messages, samples=options.samples) for prompt in shard]
-            answers = engine.generate(requests, sampling, seed=seed)
-            return [
-                Response(prompt.id, sample, completion.text, completion.tokens, completion.finish)
-                for prompt, completions in zip(shard, answers, strict=True)
-                for sample, completion in enumerate(completions)
-            ]
-
-        return work

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +10,7 @@ from rheostat import plugins
 from rheostat.errors import did_you_mean
 
 Variant = Literal["moec", "raw", "pool"]
+_Item = TypeVar("_Item")
 _VARIANTS = ("raw", "moec", "pool")
 _SHARE, _ROUND, _START = r"x0\.\d+", r"round([2-9])", r"from_(\w+)"
 
@@ -19,7 +20,8 @@ class TrainingData(BaseModel):
 
     Examples of a variant, or pairs (`variant="pairs"`, the chosen response being the one with more of the attribute
     `by`, None: of the mean of all); of the first `share` of the training prompts; with `mixed`, prompts of each class
-    in the recipe's ratios (`mixing`). From `round` 2 on also what the model of the round before answered.
+    in the recipe's ratios (`mixing`). From `round` 2 on also what the models of the rounds before answered: those of
+    the method `sampler` (`exmate`, `exmate+from_clm`), learning from the same variant and share.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,11 +31,39 @@ class TrainingData(BaseModel):
     by: str | None = None
     mixed: bool = False
     round: int = 1
+    sampler: str | None = None
 
     def __str__(self) -> str:
         parts = [self.variant, self.by, "fdc" if self.mixed else None]
         parts += [None if self.share == 1 else f"x{self.share:g}", None if self.round == 1 else f"round{self.round}"]
-        return "+".join(part for part in parts if part)
+        return "+".join(part for part in [*parts, self.sampler] if part)
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that distils it."""
+        return f"distil/{self}"
+
+    @property
+    def round_stage(self) -> str:
+        """The name under which the stages lie that sample and score what its last round added."""
+        assert self.round > 1, self
+        return f"rounds/{self}"
+
+    @property
+    def further(self) -> "tuple[TrainingData, ...]":
+        """The data of the rounds up to this one, the first one's left out: each added what its model answered."""
+        return tuple(self.model_copy(update={"round": each}) for each in range(2, self.round + 1))
+
+    @property
+    def before(self) -> "TrainingData":
+        """The data of the round before."""
+        assert self.round > 1, self
+        sampler = self.sampler if self.round > 2 else None
+        return self.model_copy(update={"round": self.round - 1, "sampler": sampler})
+
+    def first(self, prompts: Sequence[_Item]) -> Sequence[_Item]:
+        """Of the training prompts, in the order of their collection, the first `share`."""
+        return prompts[: max(1, round(len(prompts) * self.share))]
 
 
 class MethodName(BaseModel):
@@ -129,14 +159,17 @@ def _parts(name: str, head: str, suffixes: Sequence[str], trainable: Sequence[st
 
 def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
     """Raises `ValueError` for a suffix that says nothing to what the objective learns from."""
-    if set(found) <= {"variant", "share", "reranking", "start"} and head in _OF_EXAMPLES:
+    if set(found) <= {"variant", "share", "reranking", "start", "round"} and head in _OF_EXAMPLES:
         return  # known without loading torch
-    rows = plugins.needs(head).rows
+    needs = plugins.needs(head)
+    rows = needs.rows
     allowed = {"examples": {"variant", "round"}, "pairs": {"by", "mixed"}, "prompts": set()}[rows]
     if unfit := (found.keys() & {"by", "mixed", "variant", "round"}) - allowed:
         words = {"by": str(found.get("by")), "mixed": "fdc", "variant": str(found.get("variant")), "round": "round2"}
         listed = ", ".join(sorted(words[key] for key in unfit))
         raise ValueError(f"got {name!r}: {head} learns from {rows}, to which {listed} says nothing")
+    if "round" in found and not needs.control:
+        raise ValueError(f"got {name!r}: {head} reads no control, by which a further round is steered")
 
 
 _OF_EXAMPLES = ("clm", "exmate")

@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rheostat import dial_tables, report_tables, suite_picture, suite_report
+from rheostat import dial_tables, report_tables, round_tables, suite_picture, suite_report
 from rheostat.calibration import Calibrator
 from rheostat.canvas import (
     DARK,
@@ -214,6 +214,8 @@ def render(data: ReportData) -> str:
             for method in data.methods
             if (rows := dial_tables.forgeries(data.evaluation, method))
         },
+        rounds=round_tables.sections(data.evaluation),
+        round_columns=round_tables.COLUMNS,
         costs=costs,
         many_trainings=any(cost.get("trainings", 0) > 1 for cost in costs.values()),
         online=any(cost.get("training_generated_tokens", 0) for cost in costs.values()),

@@ -23,13 +23,15 @@ from rheostat.prompts import CALIBRATION
 from rheostat.recipe import load_config, to_yaml
 from rheostat.records import Prompt
 from rheostat.report import report
+from rheostat.rounds import sample_round
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.score import load_calibrators, score
+from rheostat.scoring import OWN
 from rheostat.storage import write_json
 from rheostat.suite import answer_suite
 from rheostat.suite_prompts import collect_suite
 from rheostat.train import train
-from rheostat.trainings import trainings
+from rheostat.trainings import Training, trainings
 
 StageName = Literal["generate", "score", "distil", "train", "evaluate", "report"]
 
@@ -96,14 +98,26 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    needed = dict.fromkeys(training.data for training in trainings(config))
+    needed = dict.fromkeys(training.data for training in trainings(config) if training.data.round == 1)
     for data in needed or {TrainingData(variant=config.train.variant): None}:
         distil(directory, config, data, progress=progress)
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
     for training in trainings(config):
+        if training.data.round > 1:
+            _round(directory, config, training, progress)
         train(directory, config, training, progress=progress)
+
+
+def _round(directory: RunDirectory, config: RunConfig, training: Training, progress: ProgressDisplay) -> None:
+    """What a further round learns from. Of several processes of a launcher one samples, the others wait."""
+    rank = launch.join(on_cpu=pick_device(config.device).type == "cpu")
+    if rank.leads:
+        calibrators = load_calibrators(directory, config)[OWN]
+        sample_round(directory, config, training, calibrators, progress=progress)
+        distil(directory, config, training.data, progress=progress)
+    launch.meet(rank)
 
 
 def _evaluate(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:

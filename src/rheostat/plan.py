@@ -136,6 +136,7 @@ class _Scale:
             "generate": self._prompts["train"],
             "score": self._prompts["train"],
             "distil": self._prompts["train"],
+            "rounds": self._prompts["train"],
             "evaluate": self._prompts["optimization"],
             "forgery": self._prompts["optimization"],
         }
@@ -172,7 +173,7 @@ class _Scale:
 
     def _training(self, training: Training) -> float:
         """Steps of the whole training over those of the rehearsal."""
-        options, summary = self._config.train.of(training.objective), self._found.summaries[training.stage]
+        options, summary = training.options(self._config), self._found.summaries[training.stage]
         made = int(summary["steps"])
         if options.steps is not None:
             return options.steps / made
@@ -186,6 +187,8 @@ class _Scale:
         if task.unit == "steps":
             return float(summaries[self._trainings[task.label].stage]["tokens"])
         evaluation, _, method = task.label.partition(" ")
+        if evaluation == "generate":
+            return float(summaries[f"rounds/{method}/generate"]["tokens"])
         stage = f"suite/{method}" if evaluation == "suite" else f"evaluate/{evaluation}/{method}"
         generated = float(summaries.get(stage, {}).get("generated_tokens", 0))
         is_shared = method == "reranking"  # a prompt's candidates serve all its controls
@@ -259,6 +262,10 @@ def _reckoned(
     responses = counts["train"] * config.generate.samples
     yield Step("generate", f"{responses:,} responses", responses * longest, generated(responses, longest))
     yield Step("score", f"{responses:,} responses", 0, scored(responses, longest, len(config.rewards)))
+    for data in dict.fromkeys(each.data for each in trainings(config) if each.data.round > 1):
+        responses = round(counts["train"] * data.share) * config.rounds.samples
+        spent = generated(responses, longest) + scored(responses, longest, len(config.rewards))
+        yield Step(f"generate {data}", f"{responses:,} responses", responses * longest, spent)
     yield from _reckoned_training(config, counts, shape, rate)
     longest = config.evaluate.max_tokens
     cells = len(config.control_format.grid())
@@ -291,7 +298,7 @@ def _reckoned_training(
     dials = len(config.rewards)
     kept = min(config.generate.samples, 2**dials * distil.per_corner + 2 * dials * distil.per_extreme)
     for each in trainings(config):
-        options, needs = config.train.of(each.objective), plugins.needs(each.objective)
+        options, needs = each.options(config), plugins.needs(each.objective)
         examples = config.generate.samples if each.data.variant == "pool" else kept
         rows = distil.pairs.per_prompt if needs.rows == "pairs" else examples
         steps = options.steps or round(counts["train"] * rows * options.epochs / options.batch_size)

@@ -99,10 +99,14 @@ def miniature(config: RunConfig, size: Miniature) -> RunConfig:
     train = config.train.model_copy(
         update={"steps": least(config.train.steps, size.steps), "overrides": overrides}
     )
+    rounds = config.rounds
+    if rounds.steps is not None:
+        rounds = rounds.model_copy(update={"steps": least(rounds.steps, size.steps)})
     suite = config.suite
     if suite is not None:
         suite = suite.model_copy(update={"limit": least(suite.limit, size.evaluation_prompts)})
-    return config.model_copy(update={"prompts": prompts, "train": train, "evaluate": evaluate, "suite": suite})
+    changed = {"prompts": prompts, "train": train, "rounds": rounds, "evaluate": evaluate, "suite": suite}
+    return config.model_copy(update=changed)
 
 
 class _StopWatch:

@@ -3,22 +3,18 @@
 import time
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, overload
 
 from rheostat import calibration, reward_tree
 from rheostat.calibration import Calibrator
 from rheostat.config import RewardConfig, RunConfig
 from rheostat.execution import open_executor
-from rheostat.plugins import Judged
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import Message, Prompt, Response, ScoredResponse
+from rheostat.records import Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, load_rewards, parties, raw_columns
-from rheostat.shard_work import Compute
+from rheostat.score_work import SHARD_RESPONSES, ScoreWork, ScoringPool, calibrated
+from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, parties
 from rheostat.storage import require_object, write_json
 
-_SHARD_RESPONSES = 1024
 _JUDGED = 2048
 """Responses of the pool on which the judges' calibrators are fitted."""
 
@@ -41,7 +37,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     if stage.done:
         return stage
     started = time.perf_counter()
-    pool = _Pool(generated.stored(Response), run.finished("prompts").read(Prompt, prefix="train"))
+    pool = ScoringPool(generated.stored(Response), run.finished("prompts").read(Prompt, prefix="train"))
     calibrators: dict[str, dict[str, Calibrator]] = {}
     with open_executor(config) as executor:
         for party, specs in parties(config).items():
@@ -51,7 +47,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
                 ScoreWork(config, party),
                 key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
                 row_type=ScoredResponse,
-                shard_size=_SHARD_RESPONSES,
+                shard_size=SHARD_RESPONSES,
                 seed=config.seed,
                 label="score" if party == OWN else f"calibrate {party}",
                 unit="responses",
@@ -71,7 +67,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
         (
             row
             for shard in stage.shards(ScoredResponse, prefix=f"raw-{OWN}")
-            for row in _calibrated(shard, calibrators[OWN])
+            for row in calibrated(shard, calibrators[OWN])
         ),
         ScoredResponse,
     )
@@ -108,57 +104,6 @@ def judged_stride(responses: int) -> int:
     return max(1, responses // _JUDGED)
 
 
-class Unscored(NamedTuple):
-    """A response and the conversation that it answers."""
-
-    response: Response
-    messages: tuple[Message, ...]
-
-
-class _Pool(Sequence[Unscored]):
-    """The self-generated pool, joined with its prompts as it is read."""
-
-    def __init__(self, responses: Sequence[Response], prompts: Sequence[Prompt]) -> None:
-        self._responses = responses
-        self._messages = {prompt.id: prompt.messages for prompt in prompts}
-
-    def __len__(self) -> int:
-        return len(self._responses)
-
-    @overload
-    def __getitem__(self, index: int) -> Unscored: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Unscored]: ...
-    def __getitem__(self, index: int | slice) -> Unscored | list[Unscored]:
-        found = self._responses[index]
-        return self._joined(found) if isinstance(found, Response) else [self._joined(each) for each in found]
-
-    def _joined(self, response: Response) -> Unscored:
-        return Unscored(response, self._messages[response.prompt_id])
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreWork:
-    """Responses in, the raw scores of one party out."""
-
-    config: RunConfig
-    party: str
-
-    def open(self) -> Compute[Unscored]:
-        """Loads the party's rewards."""
-        rewards = load_rewards(parties(self.config)[self.party], self.config)
-
-        def work(shard: Sequence[Unscored], _: int) -> list[ScoredResponse]:
-            judged = [Judged(each.messages, each.response.text) for each in shard]
-            columns = raw_columns(rewards, judged)
-            return [
-                _row(each.response, {name: columns[name][at] for name in columns})
-                for at, each in enumerate(shard)
-            ]
-
-        return work
-
-
 def load_calibrators(run: RunDirectory, config: RunConfig) -> dict[str, dict[str, Calibrator]]:
     """The calibrators that this run fitted, by party and attribute."""
     saved = require_object(run.finished("score").path / "calibration.json")
@@ -191,29 +136,3 @@ def _parts(rows: Iterable[ScoredResponse], attributes: Collection[str]) -> dict[
                 found["low"], found["high"] = min(found["low"], value), max(found["high"], value)
                 found["mean"] += (value - found["mean"]) / count
     return {"parts": ranges} if ranges else {}
-
-
-def _row(response: Response, raw: dict[str, float]) -> ScoredResponse:
-    return ScoredResponse(
-        response.prompt_id, response.sample, response.text, response.tokens, response.finish, raw, {}
-    )
-
-
-def _calibrated(
-    rows: Sequence[ScoredResponse], calibrators: Mapping[str, Calibrator]
-) -> list[ScoredResponse]:
-    columns = {
-        name: each.apply([row.raw[name] for row in rows]).tolist() for name, each in calibrators.items()
-    }
-    return [
-        ScoredResponse(
-            row.prompt_id,
-            row.sample,
-            row.text,
-            row.tokens,
-            row.finish,
-            row.raw,
-            {name: columns[name][at] for name in columns},
-        )
-        for at, row in enumerate(rows)
-    ]

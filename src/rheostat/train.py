@@ -53,10 +53,10 @@ def train(
     It starts from the base model, or from that of `training.start`. A killed training resumes from its last checkpoint
     and ends with the same weights.
     """
-    distilled = run.finished(f"distil/{training.data}")
+    distilled = run.finished(training.data.stage)
     module: Objective = plugins.load("objectives", training.objective)
     options = settled(
-        config.train.of(training.objective),
+        training.options(config),
         parameter_count(config.model),
         is_quantized=config.quantization is not None,
     )

@@ -55,7 +55,7 @@ def _data_made(trainings: Sequence[Training]) -> dict[str, float]:
     """
     learning = [each.data for each in trainings if plugins.needs(each.objective).rows != "prompts"]
     pool = max((data.share for data in learning), default=0.0)
-    return ({"": pool} if pool else {}) | {f"rounds/{data}/": 1.0 for data in learning if data.round > 1}
+    return ({"": pool} if pool else {}) | {f"{data.round_stage}/": 1.0 for data in learning if data.round > 1}
 
 
 def _whole_seconds(timing: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from rheostat import plugins
-from rheostat.config import RunConfig
+from rheostat.config import RunConfig, TrainConfig
 from rheostat.method_name import MethodName, TrainingData
 
 
@@ -19,7 +19,8 @@ class Training(BaseModel):
     start: "Training | None" = None
 
     def __str__(self) -> str:
-        return f"{self.objective}-{self.data}" + (f"-from-{self.start}" if self.start else "")
+        tells_start = self.start is not None and self.data.round == 1  # a further round's data name its start
+        return f"{self.objective}-{self.data}" + (f"-from-{self.start}" if tells_start else "")
 
     @property
     def stage(self) -> str:
@@ -36,13 +37,23 @@ class Training(BaseModel):
             by = name.by or needs.ordered_by
             data = TrainingData(variant="pairs", share=name.share, by=by, mixed=name.mixed)
         else:
-            data = TrainingData(variant=variant, share=name.share, round=name.round)
+            sampler = None
+            if name.round > 1:
+                sampler = name.objective + (f"+from_{name.start}" if name.start else "")
+            data = TrainingData(variant=variant, share=name.share, round=name.round, sampler=sampler)
         start = None
-        if name.start is not None:
-            start = cls.of(MethodName.parse(name.start), config)
-        elif name.round > 1:
+        if name.round > 1:
             start = cls.of(name.model_copy(update={"round": name.round - 1}), config)
+        elif name.start is not None:
+            start = cls.of(MethodName.parse(name.start), config)
         return cls(objective=name.objective, data=data, start=start)
+
+    def options(self, config: RunConfig) -> TrainConfig:
+        """How it is trained: the objective's options, and of a further round what `rounds` says otherwise."""
+        options = config.train.of(self.objective)
+        given = {"steps": config.rounds.steps, "learning_rate": config.rounds.learning_rate}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return options.model_copy(update=changes) if self.data.round > 1 else options
 
 
 def training(name: str, config: RunConfig) -> Training:
