@@ -93,7 +93,8 @@ def test_a_fully_masked_row_gives_no_nan(name: str) -> None:
         scores = {"helpfulness": torch.tensor([0.9, 0.4]), "safety": torch.tensor([0.6, 0.2])}
         nothing = torch.zeros(2, 3)
         shared = torch.zeros(2, dtype=torch.long)
-        inputs = PairInputs(masked, masked, masked, masked, scores, scores, shared, nothing, nothing)
+        gates = {role: torch.full((2,), 0.5) for role in module.NEEDS.experts}
+        inputs = PairInputs(masked, masked, masked, masked, scores, scores, shared, nothing, nothing, gates)
     loss = module.loss(inputs, module.OPTIONS())
     loss.total.backward()
     assert torch.isfinite(loss.total)

@@ -1,6 +1,7 @@
-"""What of a model is trained: low-rank adapters on its linear layers, or all weights in float32."""
+"""What of a model is trained: low-rank adapters on its linear layers, all weights in float32, or routers of experts."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rheostat.config import LoraConfig, TrainConfig
 from rheostat.errors import ModelError
 from rheostat.model_files import quiet, without_deprecations
 from rheostat.models import Policy
+from rheostat.routed import RoutedModel, new_routers, read_experts, routed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,10 +91,11 @@ def _with_adapters(model: "PreTrainedModel", lora: LoraConfig) -> Any:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
-    layers = adapted_layers(model)
+    layers = mlp_output_layers(model) if lora.layers == "mlp_output" else adapted_layers(model)
     if not layers:
         raise ModelError(
-            f"{model.config.model_type}: got a model without linear layers, LoRA needs some",
+            f"{model.config.model_type}: got a model without "
+            f"{'MLPs of linear layers' if lora.layers == 'mlp_output' else 'linear layers'}, LoRA needs some",
             hint="train all weights with `train.lora: null`",
         )
     return get_peft_model(
@@ -120,6 +123,59 @@ def adapted_layers(model: "PreTrainedModel") -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module in inside and module is not output
     }
+
+
+def mlp_output_layers(model: "PreTrainedModel") -> dict[str, nn.Module]:
+    """The last linear layer of each MLP, by name: `down_proj`, GPT-2's `c_proj`, OPT's `fc2`, whatever its name.
+
+    Of the linear layers beside each other outside attention it is the last that gives the model's own width from an
+    inside at least as wide.
+    """
+    width = model.config.get_text_config(decoder=True).hidden_size
+    last: dict[str, str] = {}
+    layers = adapted_layers(model)
+    for name, layer in layers.items():
+        inside, outside = _sizes(layer)
+        if outside == width <= inside and not _ATTENTION.search(name):
+            last[name.rpartition(".")[0]] = name
+    return {name: layers[name] for name in last.values()}
+
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """How many features go in and come out."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[0]), int(layer.nf)
+    assert isinstance(layer, nn.Linear), layer
+    return layer.in_features, layer.out_features
+
+
+@contextmanager
+def routable(
+    policy: Policy, options: TrainConfig, adapters: Mapping[str, Path], *, width: int
+) -> Iterator[RoutedModel]:
+    """Within, the policy's model stands frozen with frozen experts, and the routers of their gates are trained.
+
+    `adapters`: the experts' folders by role; `width` as in `new_routers`. Afterwards the model is exactly as it was, in
+    eval mode. Raises `ModelError` for adapters that do not fit.
+    """
+    model = policy.model
+    experts = read_experts(adapters)
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    try:
+        with (
+            _in_float32(model) if model.dtype == torch.float16 else nullcontext(),
+            routed(model, experts, new_routers(experts, width=width)) as found,
+            _checkpointed(model) if options.gradient_checkpointing else nullcontext(),
+        ):
+            yield found
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(asked[name])
+        model.eval()
 
 
 def save_adapter(adapted: Any, folder: Path) -> None:

@@ -178,8 +178,11 @@ class CounterfactualConfig(Block):
 class LoraConfig(Block):
     """`auto`: low-rank adapters for a model of more than `lora_above` parameters; null: never; keys: always, so."""
 
-    rank: Count = Field(
-        16, description="rank of the adapters, which sit on all linear layers but the output's (docs/models.md)"
+    rank: Count = Field(16, description="rank of the adapters")
+    layers: Literal["all", "mlp_output"] = Field(
+        "all",
+        description="which linear layers they sit on: all but the output's (docs/models.md), or `mlp_output`, the last "
+        "of each MLP, named `down_proj` by most",
     )
     alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="their scale, over the rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout before them")

@@ -1,6 +1,7 @@
 """transformers.Trainer with an objective's loss over planned batches: one process or several, one pass or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +34,10 @@ class Batches(Protocol):
 
 
 class ObjectiveTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose loss is an objective's, and whose order of batches is the plan's."""
+    """A Trainer whose loss is an objective's, and whose order of batches is the plan's.
+
+    `gates` tells the gates of a routed model's last pass, of the tokens in a mask, for an objective that learns them.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         options: Any,
         passes: int = 1,
         warmup_steps: int = 0,
+        gates: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         rank: Rank = ALONE,
@@ -63,6 +68,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._options = options
         self._passes = passes
         self._warmup_steps = warmup_steps
+        self._gates = gates
         self._rank = rank
         self._parts: dict[str, list[Tensor]] = {}
         # Our loss is already a mean over the batch's examples: nothing is left to divide by.
@@ -117,7 +123,11 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if self._rank.count > 1:
             found = gathered(found, batch["whole_mask"], self._rank)
         warmth = min(1.0, self.state.global_step / self._warmup_steps) if self._warmup_steps else 1.0
-        loss = self._objective.loss(self._batches.inputs(found, batch, warmth=warmth), self._options)
+        inputs = self._batches.inputs(found, batch, warmth=warmth)
+        if self._gates is not None:
+            assert isinstance(inputs, PairInputs), type(inputs)
+            inputs = replace(inputs, gates=self._gates(batch["attention_mask"]))
+        loss = self._objective.loss(inputs, self._options)
         for name, part in loss.parts.items():
             self._parts.setdefault(name, []).append(part)
         return summed_gradient(loss.total, self._rank)

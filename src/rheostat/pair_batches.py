@@ -40,7 +40,8 @@ class PairBatches(Dataset[dict[str, Tensor]]):
     """The planned batches as tensors; item i is step i: its chosen rows, then the rejected ones of the same pairs.
 
     Of these rows, those that the process `rank` computes. `policy` is the reference: its log-probabilities are taken as
-    it is now. `rewarder` gives token-level rewards, where the objective needs them.
+    it is now. `ordered_by`: the attribute that says which response of a pair is the chosen one; None: the mean of all.
+    `rewarder` gives token-level rewards, where the objective needs them.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         control_format: ControlFormat,
         config: RunConfig,
         *,
+        ordered_by: str | None = None,
         rewarder: Policy | None = None,
         rank: Rank = ALONE,
     ) -> None:
         self._rank = rank
         self._pairs = pairs
+        self._ordered_by = ordered_by
         self._names = control_format.names
         self._pad_id = policy.tokenizer.pad_token_id
         self._rows = _encoded(policy, pairs, control_format)
@@ -105,6 +108,7 @@ class PairBatches(Dataset[dict[str, Tensor]]):
             {name: rejected_scores[:, place] for place, name in enumerate(self._names)},
             batch["shared"],
             *rewards,
+            ordered_by=self._ordered_by,
         )
 
     def _frozen(self, policy: Policy, rows: Mapping["_Key", TokenRow], config: RunConfig) -> "dict[_Key, Tensor]":

@@ -12,7 +12,7 @@ from typing import Literal
 
 from rheostat import plugins
 from rheostat.collect import read_splits
-from rheostat.config import RunConfig, TrainConfig
+from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.evaluate import EVALUATIONS, scorers_of
 from rheostat.footprint import ModelShape
 from rheostat.footprint import Training as TrainingKind
@@ -304,16 +304,18 @@ def _reckoned_training(
         steps = options.steps or round(counts["train"] * rows * options.epochs / options.batch_size)
         tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
         passes = 2.0 if needs.rows == "pairs" else 1 + options.counterfactual.fraction * needs.counterfactual
-        operations = shape.training_operations(tokens * passes, _how_trained(config, options, shape))
+        operations = shape.training_operations(tokens * passes, _how_trained(config, options, shape, needs.adapter))
         spent = operations / (rate * UTILISATION["train"])
         yield Step(task_label(each, config), f"{steps:,} steps", tokens, spent)
 
 
-def _how_trained(config: RunConfig, options: TrainConfig, shape: ModelShape) -> TrainingKind:
+def _how_trained(
+    config: RunConfig, options: TrainConfig, shape: ModelShape, adapter: LoraConfig | None
+) -> TrainingKind:
     """What is trained, as the training will decide it."""
     if config.quantization is not None:
         return "4bit"
-    return "full" if settled(options, shape.parameters).lora is None else "lora"
+    return "full" if settled(options, shape.parameters, adapter=adapter).lora is None else "lora"
 
 
 def _candidates(name: MethodName, config: RunConfig, cells: int) -> int:

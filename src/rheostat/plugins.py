@@ -25,7 +25,7 @@ from rheostat.records import Attribute, Control, Finish, Message, Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rheostat.config import Dtype, RewardConfig
+    from rheostat.config import Dtype, LoraConfig, RewardConfig
     from rheostat.control import ControlFormat
     from rheostat.models import Policy
 
@@ -296,7 +296,8 @@ class PairInputs:
     calibrated, in [0, 1]. `shared` `(pairs,)`: how many of their first tokens the two responses have in common.
     `chosen_token_rewards` and `rejected_token_rewards` `(pairs, tokens)`: r_t = log p_R(y_t) − log p_ref(y_t), nats, of
     the model R that `Needs.token_rewards_of` names, zero elsewhere; None where it names none. `gates`: what a routed
-    model's gates were, by role, `(tokens of the batch,)` each; empty for other models.
+    model's gates were, by role, `(layers × tokens of the batch,)` each; empty for other models. `ordered_by`: the
+    attribute whose score says which response is the chosen one; None: the mean over attributes.
     """
 
     chosen: LogProbabilities
@@ -309,6 +310,7 @@ class PairInputs:
     chosen_token_rewards: "Tensor | None" = None
     rejected_token_rewards: "Tensor | None" = None
     gates: "Mapping[str, Tensor]" = field(default_factory=dict)
+    ordered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +332,11 @@ class Needs:
     attributes. `attributes`: those whose scores it reads by name, which a run must have. `keeps`: which rows, by their
     calibrated scores: `keeps(scores)` of an example, of a pair `keeps(chosen, rejected)`; None keeps all.
     `token_rewards_of`: the training (a method's name) whose model rewards tokens. `experts`: trainings by role whose
-    adapters stand frozen in the model, under gates that are trained. `importance`: whether the training also writes
-    how much each weight matters to its loss (`weight_importance.py`).
+    adapters stand frozen in the model, under gates that are trained, by routers of the width that the objective's
+    option `width` says; the base's weights and theirs stay, and no `model/` is saved, but the routers with the
+    adapters. `adapter`: with which adapter `train.lora: auto` trains it, whatever the model's size; None: as
+    `train.lora_above` says. `importance`: whether the training also writes how much each weight matters to its loss
+    (`weight_importance.py`).
     """
 
     rows: Literal["examples", "pairs", "prompts"] = "examples"
@@ -343,6 +348,7 @@ class Needs:
     token_rewards_of: str | None = None
     experts: Mapping[str, str] = field(default_factory=dict)
     importance: bool = False
+    adapter: "LoraConfig | None" = None
 
 
 class Objective(Protocol):

@@ -41,6 +41,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
     except RheostatError as error:
         yield f"model: {error.message}"
     yield from _missing_dials(config)
+    yield from _methods(config)
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
@@ -66,6 +67,19 @@ def _missing_dials(config: RunConfig) -> Iterator[str]:
         wanted = plugins.needs(objective).attributes
         if not set(wanted) <= set(config.rewards):
             yield f"methods: {objective}: got the dials {dials}, {objective} needs the rewards {', '.join(wanted)}"
+
+
+def _methods(config: RunConfig) -> Iterator[str]:
+    """Those that are the training of another method, whose model is no whole one."""
+    for name in config.method_names:
+        if name.objective is None or not plugins.needs(name.objective).experts:
+            continue
+        users = [
+            method
+            for method in plugins.available("methods")
+            if name.objective in plugins.load("methods", method).models(list(config.rewards)).values()
+        ]
+        yield f"methods: got {name.name!r}, which trains routers for other methods, allowed are {', '.join(users)}"
 
 
 def _options(config: RunConfig) -> Iterator[tuple[str, object]]:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import (
 )
 
 from rheostat import launch, plugins, trainings
-from rheostat.adapters import refuse_frozen_weights, save_adapter, trainable
+from rheostat.adapters import refuse_frozen_weights, routable, save_adapter, trainable
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.errors import InputError
@@ -29,6 +30,7 @@ from rheostat.plugins import Objective
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
 from rheostat.records import Example, Pair
+from rheostat.routed import save_routed
 from rheostat.rundir import RunDirectory, Stage
 from rheostat.training_plan import settled, with_forged_controls
 from rheostat.trainings import Training
@@ -38,7 +40,8 @@ _LOG_STEPS = 10
 _WHOLE = "whole"
 """Where in the checkpoints a sharded training gathers its weights."""
 ADAPTER = "adapter"
-"""The folder of a training stage that holds its PEFT adapter, beside the merged `model`."""
+"""The folder of a training stage that holds its PEFT adapter, beside the merged `model`; of one that trains routers
+its `router.safetensors` and a copy of each expert's adapter, with no model beside it: the base is the model."""
 
 
 def train(
@@ -59,6 +62,7 @@ def train(
         training.options(config),
         parameter_count(config.model),
         is_quantized=config.quantization is not None,
+        adapter=module.NEEDS.adapter,
     )
     config = config.model_copy(update={"train": options})
     rank = launch.join(on_cpu=pick_device(config.device).type == "cpu")
@@ -98,6 +102,8 @@ def train(
         config=config,
         checkpoints=checkpoints,
         adapter=stage.path / ADAPTER,
+        ordered_by=training.data.by,
+        experts=_experts(run, module, config),
         rewarder=None if rewarder is None else recipe_policy(config, _model(run, trainings.training(rewarder, config))),
         label=task_label(training, config),
         progress=progress,
@@ -106,11 +112,12 @@ def train(
     if not rank.leads:
         launch.meet(rank)
         return stage
-    if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
-        policy = load_policy(
-            _start(run, training) or config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER
-        )
-    _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
+    if not module.NEEDS.experts:
+        if config.quantization is not None:  # adapters are merged into whole weights, not into those of 4 bits
+            policy = load_policy(
+                _start(run, training) or config.model, dtype=config.dtype, device="cpu", adapter=stage.path / ADAPTER
+            )
+        _save(policy, stage.path / "model", whole=checkpoints / _WHOLE if launch.is_sharded() else None)
     if module.NEEDS.importance:
         _weigh(stage, rows, module, config, training.objective)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -129,6 +136,12 @@ def _model(run: RunDirectory, training: Training) -> str:
 
 def _start(run: RunDirectory, training: Training) -> str | None:
     return None if training.start is None else _model(run, training.start)
+
+
+def _experts(run: RunDirectory, objective: Objective, config: RunConfig) -> dict[str, Path]:
+    """The adapters' folders of an objective's experts, by role."""
+    stages = {role: trainings.training(name, config).stage for role, name in objective.NEEDS.experts.items()}
+    return {role: run.finished(stage).path / ADAPTER for role, stage in stages.items()}
 
 
 def _required(run: RunDirectory, training: Training, config: RunConfig) -> dict[str, Any]:
@@ -153,6 +166,9 @@ def _plain(options: TrainConfig) -> dict[str, Any]:
     for key in ("accumulation", "gradient_checkpointing", "forged_styles"):
         if plain[key] == TrainConfig.model_fields[key].default:
             del plain[key]
+    lora = plain["lora"]
+    if isinstance(lora, dict) and lora["layers"] == LoraConfig.model_fields["layers"].default:
+        del lora["layers"]
     return plain
 
 
@@ -170,6 +186,8 @@ def fine_tune(
     config: RunConfig,
     checkpoints: Path,
     adapter: Path | None = None,
+    ordered_by: str | None = None,
+    experts: Mapping[str, Path] | None = None,
     rewarder: Policy | None = None,
     label: str = "train",
     progress: ProgressDisplay = null_progress,
@@ -179,30 +197,45 @@ def fine_tune(
 
     With `train.lora` the trained adapter is written into the folder `adapter`, where one is given, and merged, save
     into quantised weights. Else all weights are trained, in float32 whatever their type, and rounded to it at the end.
-    `rows` are examples or pairs, as the objective needs; `rewarder` is the model of its token-level rewards.
+    `rows` are examples or pairs, as the objective needs; `ordered_by` is what says which response of a pair is the
+    chosen one, `rewarder` the model of its token-level rewards. With `experts`, their adapters' folders by role, the
+    routers of their gates are trained and written into the folder `adapter`, and the model stays as it is.
     All processes of a launcher call it, each as its `rank`; all end with the same weights. Raises `ModelError` for
-    weights that cannot be trained.
+    weights that cannot be trained and adapters that do not fit, `InputError` for routers in several passes.
     """
     parameters = policy.model.num_parameters()
+    module: Objective = plugins.load("objectives", objective)
     options = settled(
-        config.train.of(objective), parameters, is_quantized=config.quantization is not None
+        config.train.of(objective),
+        parameters,
+        is_quantized=config.quantization is not None,
+        adapter=module.NEEDS.adapter,
     )
     config = config.model_copy(update={"train": options})
-    refuse_frozen_weights(policy, options.lora is not None)
-    module: Objective = plugins.load("objectives", objective)
+    refuse_frozen_weights(policy, options.lora is not None or bool(experts))
+    if experts and (options.accumulation > 1 or rank.count > 1 or launch.is_sharded()):
+        raise InputError(
+            f"{objective}: got accumulation {options.accumulation} in {rank.count} processes, allowed is 1 in 1: "
+            "the penalty on gates is of one pass",
+            hint=f"set train.overrides.{objective}.accumulation=1 and train it in one process",
+        )
+    own = objective_options(options, objective)
     kept = _kept(rows, module.NEEDS.keeps)
-    batches = _batches(policy, kept, module, config, rewarder, rank)
-    set_seed(config.seed)  # adapters are initialised at random
+    batches = _batches(policy, kept, module, config, ordered_by, rewarder, rank)
+    set_seed(config.seed)  # adapters and routers are initialised at random
     on_cpu = policy.device.type == "cpu" and not launch.is_sharded()
-    with trainable(policy, options) as model, quiet(), progress.task(label, len(batches), unit="steps") as advance:
+    with ExitStack() as held, quiet(), progress.task(label, len(batches), unit="steps") as advance:
+        routers = held.enter_context(routable(policy, options, experts, width=own.width)) if experts else None
+        model = policy.model if routers else held.enter_context(trainable(policy, options))
         trainer = ObjectiveTrainer(
             model,
             _arguments(options, config, checkpoints, steps=len(batches), on_cpu=on_cpu),
             batches,
             objective=module,
-            options=objective_options(options, objective),
+            options=own,
             passes=options.accumulation,
             warmup_steps=round(len(batches) * options.counterfactual.warmup_ratio),
+            gates=routers.gates if routers else None,
             optimizer=_optimizer(options),
             callbacks=[Advance(advance)],
             rank=rank,
@@ -212,8 +245,11 @@ def fine_tune(
             trainer.save_model(str(checkpoints / _WHOLE))
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
-        if options.lora is not None and adapter is not None and rank.leads:
-            save_adapter(model, adapter)
+        if adapter is not None and rank.leads:
+            if experts and routers:
+                save_routed(adapter, routers.routers, experts)
+            elif options.lora is not None:
+                save_adapter(model, adapter)
     log = [entry for entry in trainer.state.log_history if "nll" in entry]
     return {
         "steps": len(batches),
@@ -221,7 +257,7 @@ def fine_tune(
         "tokens": batches.tokens,
         "parameters": parameters,
         "trained_parameters": trained_parameters,
-        "lora": options.lora.model_dump() if isinstance(options.lora, LoraConfig) else None,
+        "lora": options.lora.model_dump() if isinstance(options.lora, LoraConfig) and not experts else None,
         "learning_rate": options.learning_rate,
         "log": [{key: value for key, value in entry.items() if key != "epoch"} for entry in log],
     }
@@ -251,6 +287,7 @@ def _batches(
     rows: Sequence[Example] | Sequence[Pair],
     objective: Objective,
     config: RunConfig,
+    ordered_by: str | None,
     rewarder: Policy | None,
     rank: Rank,
 ) -> ExampleBatches | PairBatches:
@@ -258,7 +295,7 @@ def _batches(
     form = config.control_format
     if objective.NEEDS.rows == "pairs":
         pairs = [row for row in rows if isinstance(row, Pair)]
-        return PairBatches(policy, pairs, form, config, rewarder=rewarder, rank=rank)
+        return PairBatches(policy, pairs, form, config, ordered_by=ordered_by, rewarder=rewarder, rank=rank)
     examples = [row for row in rows if isinstance(row, Example)]
     if objective.NEEDS.control:
         examples = with_forged_controls(

@@ -24,16 +24,19 @@ _SMALL_RATE = 5e-4
 _LARGE_RATE = 1e-5
 
 
-def settled(options: TrainConfig, parameters: int, *, is_quantized: bool = False) -> TrainConfig:
+def settled(
+    options: TrainConfig, parameters: int, *, is_quantized: bool = False, adapter: LoraConfig | None = None
+) -> TrainConfig:
     """The options with what they leave to `auto` decided for a model of so many parameters.
 
-    `lora`: adapters of the default rank above `lora_above` parameters and for quantised weights, else none.
+    `lora`: the objective's own `adapter`, where it has one; else adapters of the default rank above `lora_above`
+    parameters and for quantised weights, else none.
     `learning_rate`: 2e-4 for adapters, after QLoRA (arXiv 2305.14314); for all weights 5e-4 up to 100 million
     parameters, as the pocket world and other small models want it, and 1e-5 above, as is usual for billions.
     """
     lora = options.lora
     if lora == "auto":
-        lora = LoraConfig() if is_quantized or parameters > options.lora_above else None
+        lora = adapter or (LoraConfig() if is_quantized or parameters > options.lora_above else None)
     rate = options.learning_rate
     if rate == "auto":
         of_all = _SMALL_RATE if parameters <= _SMALL_MODEL else _LARGE_RATE
