@@ -8,7 +8,7 @@ ones.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +42,17 @@ class Prefilled:
     spans: tuple[tuple[int, int], ...]
     logits: Tensor
     length: int
+
+
+class NextLogits(Protocol):
+    """What a prefill and a decoding step call: a model, or several at once."""
+
+    model: "PreTrainedModel"
+    takes_positions: bool
+
+    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Logits of the last position, `(rows, …, vocabulary)`."""
+        ...
 
 
 class Forward:
@@ -186,7 +197,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.cache.columns
 
 
-def prefill(forward: Forward, prompts: Sequence[Prompt], pad_id: int) -> list[Prefilled]:
+def prefill(forward: NextLogits, prompts: Sequence[Prompt], pad_id: int) -> list[Prefilled]:
     """Runs prompts through the model; a beginning that several share goes through once.
 
     The gap that then lies between a beginning and its end needs a model that can be told positions;

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rheostat.chat import encode_prompt
 from rheostat.control import ControlFormat
+from rheostat.engines._mixture import MixedForward, Mixture, mix
 from rheostat.engines._sampling import draw
-from rheostat.engines._slots import Forward, Prefilled, Prompt, SlotCache, prefill
+from rheostat.engines._slots import Forward, NextLogits, Prefilled, Prompt, SlotCache, prefill
 from rheostat.models import Policy
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
 
@@ -50,11 +51,15 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class TransformersEngine:
-    """Generates with a policy."""
+    """Generates with a policy, or with a `mixture` of several models that share the policy's tokenizer and limits.
+
+    Before a mixture controls are weights, not text, and the tokens in flight are shared by its models.
+    """
 
     policy: Policy
     control_format: ControlFormat | None
     batch_tokens: int
+    mixture: Mixture | None = None
 
     def generate(
         self,
@@ -71,7 +76,9 @@ class TransformersEngine:
         jobs = _jobs([self.encode(request) for request in requests], requests)
         if not jobs:
             return [[] for _ in requests]
-        flight = _Flight(self.policy, sampling, seed, self.batch_tokens, jobs, progress)
+        flight = _Flight(
+            self.policy, sampling, seed, self.batch_tokens, jobs, progress, self._weighed(requests)
+        )
         with torch.inference_mode():
             ended = flight.run()
         texts = self.policy.tokenizer.batch_decode(
@@ -91,15 +98,34 @@ class TransformersEngine:
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
         """The token ids of a request. Raises `PromptTooLong`."""
         format = self.control_format
-        assert format is not None or request.control is None, "a control needs a control format"
+        control = request.control if self.mixture is None else None
+        assert format is not None or control is None, "a control needs a control format"
         ids = encode_prompt(
             self.policy.tokenizer,
             request.messages,
-            control_text=format.render(request.control) if format and request.control is not None else "",
+            control_text=format.render(control) if format and control is not None else "",
             neutralise=format.neutralise if format else None,
             context=self.policy.context,
         )
         return tuple(ids)
+
+    def _weighed(self, requests: Sequence[GenerationRequest]) -> "_Weighed | None":
+        """The mixture's models and their weights of each request."""
+        if self.mixture is None:
+            return None
+        weights = []
+        for request in requests:
+            assert request.control is not None, "a mixture needs a control"
+            weights.append(tuple(self.mixture.weigh(request.control)))
+        return _Weighed(self.mixture, torch.tensor(weights, device=self.policy.device))
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """A mixture, and the weights of its models for each request, `(requests, models)`."""
+
+    mixture: Mixture
+    weights: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +188,19 @@ class _Flight:
         batch_tokens: int,
         jobs: deque[_Job],
         progress: Progress | None,
+        weighed: _Weighed | None,
     ) -> None:
         device = policy.device
         self.policy = policy
         self.sampling = sampling
         self.batch_tokens = batch_tokens
+        self.weighed = weighed
+        self.forward: NextLogits = Forward(policy.model)
+        if weighed is not None:
+            self.forward = MixedForward(weighed.mixture.models)
+            self.batch_tokens = max(1, batch_tokens // len(weighed.mixture.models))
         self.jobs = jobs
         self.progress = progress
-        self.forward = Forward(policy.model)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.end_ids = torch.tensor(policy.end_ids, device=device)
         self.cache = SlotCache()
@@ -179,6 +210,7 @@ class _Flight:
         self.step = 0
         self.tokens = torch.empty(0, sampling.max_tokens, dtype=torch.long, device=device)
         self.counts = torch.empty(0, dtype=torch.long, device=device)
+        self.requests = torch.empty(0, dtype=torch.long, device=device)
         self.last = torch.empty(0, dtype=torch.long, device=device)
         self.positions = torch.empty(0, dtype=torch.long, device=device)
         self.row_ids = torch.empty(0, dtype=torch.long, device=device)
@@ -201,7 +233,7 @@ class _Flight:
         mask = self.column_ids[:longest] <= positions[:, None]
         self.cache.step(self.row_ids[:used], positions, longest)
         logits = self.forward(self.last[:used, None], mask, positions[:, None], self.cache)
-        drawn = draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
+        drawn = self._draw(logits, 0, used)
         self.tokens[:used].scatter_(1, self.counts[:used, None], drawn[:, None])
         self.last[:used] = drawn
         self.positions[:used] += 1
@@ -248,14 +280,20 @@ class _Flight:
         start = len(self.rows)
         stop = start + len(targets)
         self.cache.put(prompt, start, stop)
-        logits = prompt.logits.expand(len(targets), -1)
-        drawn = draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
+        self.requests[start:stop] = torch.tensor([number for number, _ in targets], device=self.last.device)
+        drawn = self._draw(prompt.logits.expand(len(targets), *prompt.logits.shape), start, stop)
         self.tokens[start:stop, 0] = drawn
         self.last[start:stop] = drawn
         self.counts[start:stop] = 1
         self.positions[start:stop] = prompt.length
         limit = self._limit(prompt.length)
         self.rows += [_Row(target, self.step, self.step + limit - 1, prompt.length) for target in targets]
+
+    def _draw(self, logits: Tensor, start: int, stop: int) -> Tensor:
+        """The next tokens of rows `start` to `stop`, `(rows,)`."""
+        if self.weighed is not None:
+            logits = mix(logits, self.weighed.weights[self.requests[start:stop]])
+        return draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
 
     def _retire(self) -> None:
         """Takes finished rows out and closes the gaps with the last rows."""
@@ -278,7 +316,7 @@ class _Flight:
             sources = torch.tensor(movers, device=self.last.device)
             targets = torch.tensor(gaps, device=self.last.device)
             self.cache.move(sources, targets, self._longest())
-            for state in (self.tokens, self.counts, self.last, self.positions):
+            for state in (self.tokens, self.counts, self.last, self.positions, self.requests):
                 state[targets] = state[sources]
             for source, target in zip(movers, gaps, strict=True):
                 self.rows[target] = self.rows[source]
@@ -290,8 +328,9 @@ class _Flight:
         device = self.last.device
         used = len(self.rows)
         self.cache.reserve(self.ready[0][0].cache, rows, columns, used)
-        self.tokens, self.counts, self.last, self.positions = (
-            _grown(state, rows, used) for state in (self.tokens, self.counts, self.last, self.positions)
+        self.tokens, self.counts, self.last, self.positions, self.requests = (
+            _grown(state, rows, used)
+            for state in (self.tokens, self.counts, self.last, self.positions, self.requests)
         )
         self.row_ids = torch.arange(rows, device=device)
         self.column_ids = torch.arange(columns, device=device)
