@@ -13,8 +13,9 @@ from rheostat.rundir import RunDirectory
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "pocket-bench.yaml"
 SMALL = (
-    "prompts.train_limit=32", "prompts.evaluation_limit=2", "prompts.calibration_limit=0", "prompts.generalization=null",
-    "judges={}", "suite=null", "levels=[0,1]", "generate.samples=4", "generate.max_tokens=32",
+    "prompts.train_limit=32", "prompts.evaluation_limit=2", "prompts.calibration_limit=0",
+    "prompts.generalization=null", "judges={}", "suite=null", "levels=[0,1]", "generate.samples=4",
+    "generate.max_tokens=32",
     "distil.minimum_contrast=0", "distil.keep_truncated=true", "distil.pairs.minimum_gap=0.01",
     "train.steps=2", "train.batch_size=4", "evaluate.max_tokens=16", "evaluate.rerank_samples=2",
     "evaluate.reachable_samples=2", "evaluate.bootstrap=100", "evaluate.temperature=0",

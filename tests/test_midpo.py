@@ -49,7 +49,8 @@ def pair_inputs(
         logprobs(rejected),
         logprobs(reference_chosen),
         logprobs(reference_rejected),
-        *({"helpfulness": torch.tensor([0.5]), "safety": torch.tensor([score])} for score in scores),
+        {"helpfulness": torch.tensor([0.5]), "safety": torch.tensor([scores[0]])},
+        {"helpfulness": torch.tensor([0.5]), "safety": torch.tensor([scores[1]])},
         shared=torch.tensor([shared]),
         ordered_by=by,
     )
@@ -99,10 +100,10 @@ def test_a_mislabelled_pair_is_dpos_and_a_gap_only_asks_for_more(
     low, high = sorted((one, other))
     rows = [(probabilities[place], probabilities[place + 1]) for place in (0, 2, 4, 6)]
     options, plain = spe_dpo.OPTIONS(beta=beta, scale=scale), dpo.OPTIONS(beta=beta)
-    mislabelled = pair_inputs(*rows, scores=(low, high))  # type: ignore[arg-type]
+    mislabelled = pair_inputs(*rows, scores=(low, high))
     expected = dpo.loss(mislabelled, plain).total.item()
     assert spe_dpo.loss(mislabelled, options).total.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    right = pair_inputs(*rows, scores=(high, low))  # type: ignore[arg-type]
+    right = pair_inputs(*rows, scores=(high, low))
     asked = spe_dpo.loss(right, options)
     assert asked.parts["wanted"].item() == pytest.approx(scale * (high - low), abs=1e-5)
     assert asked.total.item() >= expected - 1e-5
@@ -114,13 +115,13 @@ def test_shared_tokens_do_not_count_and_cancel_where_they_are_as_likely(
     shared: list[float], own: list[float]
 ) -> None:
     options = spe_dpo.OPTIONS()
-    alone = spe_dpo.loss(pair_inputs(*((each,) for each in own)), options).total.item()  # type: ignore[arg-type]
-    unlike = pair_inputs(*((first, each) for first, each in zip(shared, own, strict=True)), shared=1)  # type: ignore[arg-type]
+    alone = spe_dpo.loss(pair_inputs(*((each,) for each in own)), options).total.item()
+    unlike = pair_inputs(*((first, each) for first, each in zip(shared, own, strict=True)), shared=1)
     assert spe_dpo.loss(unlike, options).total.item() == pytest.approx(alone, rel=1e-4, abs=1e-6)
     here, there = shared[:2]  # of a causal model: as likely in both, by the model and by the reference
     equal = [(here, own[0]), (here, own[1]), (there, own[2]), (there, own[3])]
-    margin = dpo.loss(pair_inputs(*equal), dpo.OPTIONS()).parts["margin"].item()  # type: ignore[arg-type]
-    from_there = spe_dpo.loss(pair_inputs(*equal, shared=1), options).parts["margin"].item()  # type: ignore[arg-type]
+    margin = dpo.loss(pair_inputs(*equal), dpo.OPTIONS()).parts["margin"].item()
+    from_there = spe_dpo.loss(pair_inputs(*equal, shared=1), options).parts["margin"].item()
     assert margin == pytest.approx(from_there, abs=1e-5)
 
 

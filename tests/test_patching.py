@@ -155,7 +155,7 @@ def test_importance_is_that_of_single_backward_passes() -> None:
         ids = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
         logits = policy.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
         picked = [logits[len(prompt) - 1 + at, token] for at, token in enumerate(ids)]
-        (-torch.stack(picked).mean() / 6).backward()
+        (-torch.stack(picked).mean() / 6).backward()  # type: ignore[no-untyped-call]
     for name, parameter in policy.model.named_parameters():
         assert parameter.grad is not None
         slow = (parameter.detach() * parameter.grad).abs()

@@ -86,11 +86,12 @@ def random_experts(model: Any, roles: tuple[str, ...] = ("safety", "helpfulness"
     return {
         role: {
             name: Expert(
-                torch.randn(3, layer.weight.shape[1], generator=draw) * 0.2,
-                torch.randn(layer.weight.shape[0], 3, generator=draw) * 0.2,
+                torch.randn(3, into, generator=draw) * 0.2,
+                torch.randn(out, 3, generator=draw) * 0.2,
                 0.7,
             )
             for name, layer in mlp_output_layers(model).items()
+            for out, into in [layer.get_parameter("weight").shape]
         }
         for role in roles
     }

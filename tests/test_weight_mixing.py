@@ -212,7 +212,7 @@ def test_requests_are_answered_setting_by_setting_in_their_own_order() -> None:
     changes = [1.0, 2.0, 1.5, 1.0, 1.5, 1.5]
     for place, (answer, change) in enumerate(zip(answers, changes, strict=True)):
         value, content = answer.completion.text.split()
-        assert (float(value), content) == (pytest.approx(start + change, abs=1e-3), str(place))
+        assert float(value) == pytest.approx(start + change, abs=1e-3) and content == str(place)
         assert answer.generated_tokens == 3
     assert [size for size, _ in engine.calls] == [2, 1, 3] and mixer.merges == 3
     assert len({seed for _, seed in engine.calls}) == 3 and sum(told) == 6

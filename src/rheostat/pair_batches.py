@@ -98,7 +98,7 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         chosen_mask, rejected_mask = _halves(found.mask)
         reference_chosen, reference_rejected = _halves(batch["reference"])
         chosen_scores, rejected_scores = _halves(batch["scores"])
-        rewards = _halves(batch["token_rewards"]) if "token_rewards" in batch else (None, None)
+        rewarded = _halves(batch["token_rewards"]) if "token_rewards" in batch else (None, None)
         return PairInputs(
             LogProbabilities(chosen, chosen_mask),
             LogProbabilities(rejected, rejected_mask),
@@ -107,7 +107,8 @@ class PairBatches(Dataset[dict[str, Tensor]]):
             {name: chosen_scores[:, place] for place, name in enumerate(self._names)},
             {name: rejected_scores[:, place] for place, name in enumerate(self._names)},
             batch["shared"],
-            *rewards,
+            chosen_token_rewards=rewarded[0],
+            rejected_token_rewards=rewarded[1],
             ordered_by=self._ordered_by,
         )
 

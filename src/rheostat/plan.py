@@ -233,7 +233,7 @@ def reckoned_plan(config: RunConfig, *, rate: float) -> Plan:
         shape.generating(config.dtype, rows=rows, tokens=config.batch_tokens),
         shape.training(
             config.dtype,
-            _how_trained(config, config.train, shape),
+            _how_trained(config, config.train, shape, None),
             tokens=round(batch * longest),
             response_tokens=round(batch * config.generate.max_tokens),
             checkpointing=config.train.gradient_checkpointing,
