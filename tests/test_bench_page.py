@@ -192,6 +192,15 @@ def test_where_ours_loses_is_said(evaluation: dict[str, Any], page: str) -> None
     assert "a setting whose mean helpfulness and safety are at least those of `base`, `dpo`." in page
 
 
+def test_a_time_that_candidates_share_is_not_called_less(evaluation: dict[str, Any]) -> None:
+    """CLM at 4 ms against 6 is faster, but not where it takes 400 tokens a response instead of 40."""
+    methods = evaluation["evaluations"]["optimization"]
+    many = {**methods["clm"], "cost": {**methods["clm"]["cost"], "generated_tokens": 400.0}}
+    changed = {**evaluation["evaluations"], "optimization": {**methods, "clm": many}}
+    page = bench_page.page({**evaluation, "evaluations": changed}, run="r", to="t.md")
+    assert "- time a response: –" in page and "- tokens a response: –" in page
+
+
 def test_the_page_names_the_command_that_makes_it(page: str) -> None:
     assert "python -m rheostat.bench_page runs/bench --to docs/bench.md\n" in page
     assert "](bench.png)" in page and "](bench-nets.png)" in page

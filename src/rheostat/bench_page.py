@@ -253,10 +253,18 @@ def _cheaper(entries: Entries, ours: str) -> str:
         cheaper = [
             name
             for name, entry in entries.items()
-            if name != ours and None not in (entry["cost"][key], own[key]) and entry["cost"][key] < CHEAPER * own[key]
+            if name != ours
+            and None not in (entry["cost"][key], own[key])
+            and entry["cost"][key] < CHEAPER * own[key]
+            and not (key == "seconds" and _shares_candidates(entry["cost"], own))
         ]
         sentences.append(f"- {words}: {_names(cheaper)}")
     return f"Cheaper than {ours} by a tenth or more, in this one run:\n\n" + "\n".join(sentences)
+
+
+def _shares_candidates(cost: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a response takes several times the tokens: its time in the evaluation's batches is then no single one's."""
+    return bool(cost["generated_tokens"] > 2 * own["generated_tokens"])
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -37,6 +37,7 @@ from rheostat.dial_pictures import STYLES as BEFORE_AND_AFTER
 from rheostat.dial_pictures import calibrated_curve
 from rheostat.metrics import Interval, LevelPoint, pareto_front
 from rheostat.pictures import (
+    CROWD,
     LARGE,
     PERFECT,
     dials,
@@ -51,9 +52,6 @@ from rheostat.pictures import (
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-CROWD = 8
-"""Of more methods than this, the picture of controls shows each one's best compromises alone."""
 
 SIDE_BY_SIDE = 7
 """Panels in a row of a PNG file."""

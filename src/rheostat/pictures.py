@@ -33,7 +33,7 @@ SMALL, MIDDLE, LARGE = 2.05, 2.8, 3.6
 """Sides of a panel, in inches."""
 
 CROWD = 8
-"""Of more curves than this the bands of the intervals are left out, which only cover one another."""
+"""Of more methods than this pictures leave out intervals and settings that only cover one another."""
 
 PERFECT = MethodStyle("muted", "", (0, (3, 3)), hollow=False)
 """The diagonal of perfect control, for a legend."""

@@ -1,4 +1,4 @@
-"""The suite's picture: harm and over-refusal of every method over the dial, with intervals. Pure."""
+"""The suite's picture: harm and over-refusal of every method over the dial, few of them with intervals. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from rheostat.canvas import FINE, TEXT, MethodStyle, Panel, Theme, marked_line
+from rheostat.pictures import CROWD
 from rheostat.suite_report import RATES
 
 WIDTH, HEIGHT = 3.9, 2.9
@@ -31,15 +32,16 @@ def _panel(suite: Mapping[str, Any], rate: str, title: str, styles: Mapping[str,
             colour = theme.named()[style.colour]
             aside = _aside(place, len(methods), levels)
             where = [point["level"] + aside for point in points]
-            axes.vlines(
-                where,
-                [100 * point[rate]["low"] for point in points],
-                [100 * point[rate]["high"] for point in points],
-                color=colour,
-                linewidth=1.3,
-                alpha=0.55,
-                zorder=3,
-            )
+            if len(methods) <= CROWD:
+                axes.vlines(
+                    where,
+                    [100 * point[rate]["low"] for point in points],
+                    [100 * point[rate]["high"] for point in points],
+                    color=colour,
+                    linewidth=1.3,
+                    alpha=0.55,
+                    zorder=3,
+                )
             values = [100 * point[rate]["value"] for point in points]
             axes.add_line(marked_line(style, theme, x=where, y=values, size=5))
         axes.set_ylim(-4, 104)
