@@ -263,7 +263,7 @@ def _cheaper(entries: Entries, ours: str) -> str:
 
 
 def _shares_candidates(cost: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    """Whether a response takes several times the tokens: its time in the evaluation's batches is then no single one's."""
+    """Whether a response takes several times the tokens: in the evaluation's batches its time is no single one's."""
     return bool(cost["generated_tokens"] > 2 * own["generated_tokens"])
 
 
