@@ -107,7 +107,8 @@ CONTEXTS: dict[str, Context] = {
     "logit_mixing": Context(
         "logits",
         "MOD, arXiv 2406.18853",
-        "Mixes the experts' next-token distributions by the same preference vector as soups.",
+        "Multiplies the experts' next-token distributions, weighted as soups weighs them; which experts (DPO) and "
+        "how dials set the weights is ours. Every token costs a forward of each expert.",
     ),
 }
 """By a method's name, or by what stands before its first `+`."""
