@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
-from rheostat.adapters import adapted_layers, refuse_frozen_weights, trainable
+from rheostat.adapters import adapted_layers, mlp_output_layers, refuse_frozen_weights, trainable
 from rheostat.config import LoraConfig, TrainConfig
 from rheostat.errors import ModelError
 from rheostat.model_files import quiet
@@ -152,3 +161,24 @@ def test_a_stage_depends_on_what_auto_came_to_and_not_on_the_threshold() -> None
     assert _plain(settled(recipe.model_copy(update={"lora_above": 2e6}), 10**6)) == plain
     adapted = _plain(settled(recipe.model_copy(update={"lora_above": 1e5, "accumulation": 2}), 10**6))
     assert (adapted["lora"]["rank"], adapted["accumulation"]) == (16, 2)
+
+
+TINY = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+ARCHITECTURES: dict[str, tuple[PreTrainedConfig, str]] = {
+    "llama": (LlamaConfig(**TINY, intermediate_size=24), "mlp.down_proj"),
+    "as wide inside as out": (LlamaConfig(**TINY, intermediate_size=16), "mlp.down_proj"),
+    "attention wider than the model": (
+        Qwen3Config(**TINY, intermediate_size=24, num_key_value_heads=1, head_dim=32), "mlp.down_proj",
+    ),
+    "gpt2": (GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2), "mlp.c_proj"),
+    "gpt neox": (GPTNeoXConfig(**TINY, intermediate_size=24), "mlp.dense_4h_to_h"),
+    "opt": (OPTConfig(**TINY, ffn_dim=24, word_embed_proj_dim=8), "fc2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_last_layer_of_every_mlp_is_found(name: str) -> None:
+    config, expected = ARCHITECTURES[name]
+    with quiet():
+        found = list(mlp_output_layers(AutoModelForCausalLM.from_config(config)))
+    assert len(found) == 2 and all(each.endswith(expected) for each in found), found
