@@ -15,6 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from rheostat import cli, plugins
+from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
 from rheostat.errors import CorruptShard, InputError, ModelError, StageMissing, StorageError
 from rheostat.methods import safepatching, safepatching_dials
@@ -147,18 +148,16 @@ def test_importance_is_that_of_single_backward_passes() -> None:
     policy = load_policy("pocket:chat")
     before = {name: each.detach().clone() for name, each in policy.model.named_parameters()}
     found = weight_importance(policy, made(), config(), objective=descent, options=descent.OPTIONS())
-    from rheostat.chat import encode_prompt, encode_response
-
-    policy.model.zero_grad()
+    total = torch.zeros(())
     for example in made():
         prompt = encode_prompt(policy.tokenizer, example.messages)
         ids = encode_response(policy.tokenizer, example.response, end_id=policy.end_ids[0])
         logits = policy.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
         picked = [logits[len(prompt) - 1 + at, token] for at, token in enumerate(ids)]
-        (-torch.stack(picked).mean() / 6).backward()  # type: ignore[no-untyped-call]
-    for name, parameter in policy.model.named_parameters():
-        assert parameter.grad is not None
-        slow = (parameter.detach() * parameter.grad).abs()
+        total = total - torch.stack(picked).mean() / 6
+    gradients = torch.autograd.grad(total, list(policy.model.parameters()))
+    for (name, parameter), gradient in zip(policy.model.named_parameters(), gradients, strict=True):
+        slow = (parameter.detach() * gradient).abs()
         torch.testing.assert_close(found[name], slow, atol=1e-6, rtol=1e-3)
         assert torch.equal(parameter, before[name])
     assert max(float(each.max()) for each in found.values()) > 1e-4
