@@ -29,3 +29,5 @@ class PatchOptions:
         for name in ("alpha", "beta"):
             if not 0 <= (given := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}: got {given!r}, allowed is a finite number of at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: got {self.seed!r}, allowed is a whole number from 0 to 4294967295")
