@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -356,6 +357,10 @@ def test_a_run_of_safepatching_through_the_command_line(tmp_path: Path) -> None:
     assert "model.layers.0" in shown and "alpha 2" in shown
     base = Path(resolve("pocket:chat"))
     card = read_card(patch)
+    documented = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = documented.partition("## A patch of weights")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(card)
     assert card["identity"] == identity("pocket:chat") and card["options"]["enhancing_share"] == 0.4
     there, back = tmp_path / "there", tmp_path / "back"
     run("patch", str(patch), "--model", str(base), "--to", str(there))
