@@ -12,7 +12,7 @@ class PatchOptions:
     """p (`retention`), a and b (`enhancing_share`, `mitigating_share`), α and β (`alpha`, `beta`), and a seed.
 
     p, a and b are shares in [0, 1], α and β at least 0. arXiv 2405.13820 is known to us without their values: the
-    defaults are ours, by the sweep in LOG.md; α and β go with how far the trainings went, and with p, which shrinks both.
+    defaults are ours, by the sweep in LOG.md, for trainings as short as its; longer ones and a larger p want less.
     """
 
     retention: float = 0.5
