@@ -5,7 +5,7 @@ import json
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -15,15 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rheostat import pipeline, round_tables, steering
+from rheostat import pipeline, plugins, round_tables, steering
 from rheostat.calibration import Calibrator
-from rheostat.config import RunConfig
+from rheostat.config import DistilConfig, RunConfig
+from rheostat.control import ControlFormat
+from rheostat.distil import moec
 from rheostat.errors import ConfigError
 from rheostat.generation_work import SteeredWork
 from rheostat.method_name import MethodName, TrainingData
 from rheostat.plugins import Progress
 from rheostat.recipe import load_config
-from rheostat.records import Example, Prompt, Response, ScoredResponse, by_prompt
+from rheostat.records import Example, Message, Prompt, Response, ScoredResponse, by_prompt
 from rheostat.rundir import RunDirectory
 from rheostat.steering import Cell
 from rheostat.trainings import training, trainings
@@ -249,6 +251,43 @@ def test_a_share_of_the_prompts_is_all_that_a_round_answers() -> None:
     assert data.first(list("abcdefgh")) == ["a", "b"]
     work = SteeredWork(recipe(), "", tuple(cells(0.5, 0.5).items()), 8, 1)
     assert sum(work.asked(Prompt("p", (), "train", "test")).values()) == 5
+
+
+def pool(scores: Sequence[float]) -> dict[str, list[ScoredResponse]]:
+    return {
+        "p": [
+            ScoredResponse("p", place, f"says {place}", 2, "stop", {}, {"safety": score})
+            for place, score in enumerate(scores)
+        ]
+    }
+
+
+def kept(rows: Mapping[str, Sequence[ScoredResponse]], further_from: Sequence[int] = ()) -> list[str]:
+    found = moec(
+        rows,
+        {"p": Prompt("p", (Message("user", "ask"),), "train", "test")},
+        control_format=ControlFormat((plugins.attribute("safety"),)),
+        options=DistilConfig(per_corner=1, per_extreme=1, minimum_contrast=0, maximum_cell_share=1),
+        further_from=further_from,
+    )
+    return [each.response for each in found.examples]
+
+
+def test_rounds_apart_keep_what_lies_between_by_hand() -> None:
+    """0 and 1 are the extremes of all; of the second round alone, from sample 3 on, .45 and .55 are, and .5 is not."""
+    rows = pool([0.0, 0.9, 1.0, 0.5, 0.45, 0.55])
+    assert kept(rows) == ["says 0", "says 2"]
+    assert kept(rows, [3]) == ["says 0", "says 2", "says 4", "says 5"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.lists(st.integers(0, 12), max_size=3).map(sorted))
+@settings(max_examples=40, deadline=None)
+def test_rounds_apart_are_each_distilled_alone(scores: list[float], further_from: list[int]) -> None:
+    (rows,) = pool(scores).values()
+    parts = [
+        rows[begun:ended] for begun, ended in zip([0, *further_from], [*further_from, len(rows)], strict=True)
+    ]
+    assert kept({"p": rows}, further_from) == [text for part in parts if part for text in kept({"p": part})]
 
 
 def test_figures_and_page_tell_the_rounds(run: Path) -> None:

@@ -12,6 +12,7 @@ matter.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -81,8 +82,12 @@ def moec(
     *,
     control_format: ControlFormat,
     options: DistilConfig,
+    further_from: Sequence[int] = (),
 ) -> Distilled:
     """Keep the extreme cases of each prompt, under their scores quantised to the level grid.
+
+    `further_from`: ascending sample numbers at which the pools of further rounds begin. Each pool has its own extreme
+    cases, so that what was sampled to fill the middle of the grid is not crowded out by more extreme responses.
 
     A dial with restricted levels learns nothing from beyond them: a response that scores outside its range
     (`ControlFormat.holds`) is left out, not raised to the nearest level that is allowed. Of each prompt's other
@@ -96,7 +101,14 @@ def moec(
     from the cell's levels.
     """
     pool = usable_pool(scored, control_format, with_repeats=False, with_truncated=options.keep_truncated)
-    kept = {prompt: _extremes(responses, control_format, options) for prompt, responses in pool.candidates.items()}
+    kept = {
+        prompt: [
+            candidate
+            for responses in _by_round(candidates, further_from)
+            for candidate in _extremes(responses, control_format, options)
+        ]
+        for prompt, candidates in pool.candidates.items()
+    }
     contrasting = [responses for responses in kept.values() if _widest(responses) >= options.minimum_contrast]
     selected = [candidate for responses in contrasting for candidate in responses]
     limit = _cell_limit(Counter(candidate.cell for candidate in selected), options.maximum_cell_share)
@@ -170,6 +182,14 @@ def _unquantised(
             control[name] = min(max(round(score, decimals), lowest), highest)
         examples.append(_example(candidate, control, prompts))
     return Distilled(tuple(examples), _counts(pool, chosen, control_format))
+
+
+def _by_round(candidates: Sequence[Candidate], further_from: Sequence[int]) -> list[list[Candidate]]:
+    """A prompt's candidates, which are in the order of their samples, by the round that sampled them; no empty ones."""
+    rounds: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        rounds.setdefault(bisect_right(further_from, candidate.response.sample), []).append(candidate)
+    return list(rounds.values())
 
 
 def _extremes(
@@ -310,7 +330,7 @@ def distil(
             **({"pairs": config.distil.pairs.model_dump()} if data.variant == "pairs" else {}),
             **_unquantised_inputs(config, data),
             **({} if mixing is None else {"mixing": mixing_identity(mixing)}),
-            **({"rounds": [each.fingerprint for each in further]} if further else {}),
+            **({"rounds": [each.fingerprint for each in further], "pools": config.rounds.pools} if further else {}),
         },
     )
     if stage.done:
@@ -357,7 +377,14 @@ def _distilled(
             decimals=config.distil.raw_decimals,
         )
     else:
-        kept = moec(pool, prompts, control_format=form, options=config.distil)
+        apart = data.further if config.rounds.pools == "apart" else ()
+        kept = moec(
+            pool,
+            prompts,
+            control_format=form,
+            options=config.distil,
+            further_from=[config.rounds.first_sample(each.round, pool=config.generate.samples) for each in apart],
+        )
     if data.variant == "raw":
         kept = raw(
             pool,

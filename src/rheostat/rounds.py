@@ -57,7 +57,7 @@ def _steered(run: RunDirectory, config: RunConfig, training: Training) -> Steere
         config,
         str((run.finished(training.start.stage).path / "model").resolve()),
         tuple(steering.shares(counts, thinness=rounds.thinness).items()),
-        config.generate.samples + (training.data.round - 2) * rounds.samples,
+        rounds.first_sample(training.data.round, pool=config.generate.samples),
         derive_seed(config.seed, str(training.data)),
     )
 
