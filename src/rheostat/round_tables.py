@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rheostat.report_tables import Cell, interval_of, number
 
-COLUMNS = (("goes down to", "↓"), ("goes up to", "↑"), ("reach", "→\u00a01"), ("MP", "↑"), ("BT", "↑"), ("Err", "↓"))
+COLUMNS = (("lowest", "↓"), ("highest", "↑"), ("reach", "→\u00a01"), ("MP", "↑"), ("BT", "↑"), ("Err", "↓"))
 """Of a dial after each round, and which way is better."""
 
 
@@ -110,7 +110,7 @@ def sentence(evaluation: Mapping[str, Any], method: str) -> str:
         sum(sum(each[key].values()) for each in rounds[1:]) for key in ("cells_hit", "cells_asked")
     )
     return (
-        f"Thin controls, which hold under half of the mean, {half:g} examples: {thin[0]} of {len(controls)} before, "
+        f"Thin controls, which hold under half of the mean, {half:.3g} examples: {thin[0]} of {len(controls)} before, "
         f"{thin[1]} after; the thinnest held {min(first):,} and then {min(last):,}. Of {asked:,} answers "
         f"{100 * hits / asked:.0f} % came out under the control that they were asked for. The further rounds took "
         f"{seconds:.0f} seconds in all."
