@@ -147,7 +147,7 @@ def test_the_gradient_is_on_good_tokens_of_the_chosen_and_bad_ones_of_the_reject
 @pytest.mark.parametrize("bad", [{"beta": 0}, {"beta": math.inf}, {"baseline": math.nan}, {"baseline": -math.inf}])
 def test_options_that_are_none_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got .* allowed"):
-        adpo.OPTIONS(**bad)
+        adpo.OPTIONS(**bad)  # type: ignore[arg-type]
 
 
 def test_the_run_trains_dpo_first_for_its_token_rewards() -> None:
