@@ -53,11 +53,17 @@ def inputs(found: list[Pair]) -> PairInputs:
 
 
 def test_a_pair_by_hand() -> None:
-    """Log-ratios (ln 2, −ln 8) and (ln 8, −ln 2), rewards (1, −1): ln 2 + ln 2 = ln 4; β = 1: ln 1.25, ½: ln 1.5."""
+    """Log-ratios (ln 2, −ln 8) and (ln 8, −ln 2), rewards (1, −1): ln 2 + ln 2 = ln 4; β = 1: ln 1.25, ½: ln 1.5.
+
+    With the ends kept −ln 8 counts too: −ln 2, and −log σ(−ln 2) = ln 3; DPO has −ln 16.
+    """
     two, eight = math.log(2), math.log(8)
     one: Pair = ([-eight + two, -eight], [-eight + eight, -eight - two], [-eight, 0.0], [-eight] * 2, [1, -1], [1, -1])
-    assert adpo.loss(inputs([one]), adpo.OPTIONS(beta=1)).total.item() == pytest.approx(math.log(1.25))
-    found = adpo.loss(inputs([one]), adpo.OPTIONS(beta=0.5))
+    papers = adpo.OPTIONS(beta=1, keep_end=False)
+    assert adpo.loss(inputs([one]), papers).total.item() == pytest.approx(math.log(1.25))
+    with_end = adpo.loss(inputs([one]), adpo.OPTIONS(beta=1))
+    assert with_end.total.item() == pytest.approx(math.log(3)) and with_end.parts["kept_chosen"].item() == 1
+    found = adpo.loss(inputs([one]), adpo.OPTIONS(beta=0.5, keep_end=False))
     assert found.total.item() == pytest.approx(math.log(1.5))
     assert found.parts["kept_chosen"].item() == found.parts["kept_rejected"].item() == 0.5
     assert dpo.loss(inputs([one]), dpo.OPTIONS(beta=1)).parts["margin"].item() == pytest.approx(-math.log(16))
@@ -66,23 +72,23 @@ def test_a_pair_by_hand() -> None:
 def test_the_baseline_by_hand() -> None:
     """Rewards (2, ½) of the chosen, (−1, ½) of the rejected: b = 1 keeps the first and both, b = ½ each first one."""
     one: Pair = ([0.0, 0.0], [-1.0, -2.0], [-1.0, -3.0], [-4.0, -8.0], [2, 0.5], [-1, 0.5])
-    at_one = adpo.loss(inputs([one]), adpo.OPTIONS(baseline=1.0)).parts["margin"].item()
+    at_one = adpo.loss(inputs([one]), adpo.OPTIONS(baseline=1.0, keep_end=False)).parts["margin"].item()
     assert at_one == pytest.approx(1 - (3 + 6))
-    at_half = adpo.loss(inputs([one]), adpo.OPTIONS(baseline=0.5)).parts["margin"].item()
+    at_half = adpo.loss(inputs([one]), adpo.OPTIONS(baseline=0.5, keep_end=False)).parts["margin"].item()
     assert at_half == pytest.approx(1 - 3)
 
 
-def slow_loss(found: list[Pair], beta: float, baseline: float) -> float:
+def slow_loss(found: list[Pair], beta: float, baseline: float, keep_end: bool) -> float:
     """The loss once more, a token at a time, in scalars."""
     losses = []
     for chosen, rejected, reference_chosen, reference_rejected, rewards_chosen, rewards_rejected in found:
         margin = 0.0
-        for own, reference, reward in zip(chosen, reference_chosen, rewards_chosen, strict=True):
-            if reward > baseline:
-                margin += own - reference
-        for own, reference, reward in zip(rejected, reference_rejected, rewards_rejected, strict=True):
-            if reward < baseline:
-                margin -= own - reference
+        for place, reward in enumerate(rewards_chosen):
+            if reward > baseline or (keep_end and place == len(rewards_chosen) - 1):
+                margin += chosen[place] - reference_chosen[place]
+        for place, reward in enumerate(rewards_rejected):
+            if reward < baseline or (keep_end and place == len(rewards_rejected) - 1):
+                margin -= rejected[place] - reference_rejected[place]
         losses.append(math.log1p(math.exp(-beta * margin)))
     return math.fsum(losses) / len(losses)
 
@@ -98,11 +104,11 @@ def pairs(draw: st.DrawFn) -> list[Pair]:
     return found
 
 
-@given(pairs(), st.floats(0.05, 3), st.floats(-2, 2))
-@settings(max_examples=60, deadline=None)
-def test_it_agrees_with_the_slow_twin(found: list[Pair], beta: float, baseline: float) -> None:
-    ours = adpo.loss(inputs(found), adpo.OPTIONS(beta=beta, baseline=baseline)).total.item()
-    assert ours == pytest.approx(slow_loss(found, beta, baseline), rel=1e-6)
+@given(pairs(), st.floats(0.05, 3), st.floats(-2, 2), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_it_agrees_with_the_slow_twin(found: list[Pair], beta: float, baseline: float, keep_end: bool) -> None:
+    ours = adpo.loss(inputs(found), adpo.OPTIONS(beta=beta, baseline=baseline, keep_end=keep_end)).total.item()
+    assert ours == pytest.approx(slow_loss(found, beta, baseline, keep_end), rel=1e-6)
 
 
 @given(pairs(), st.floats(0.05, 3))
@@ -120,7 +126,7 @@ def test_where_no_token_counts_the_loss_is_ln_2_and_nothing_is_learned(found: li
     none = [(*each[:4], [-1.0] * len(each[0]), [1.0] * len(each[1])) for each in found]
     batch = inputs(none)
     batch.chosen.values.requires_grad_()
-    total = adpo.loss(batch, adpo.OPTIONS()).total
+    total = adpo.loss(batch, adpo.OPTIONS(keep_end=False)).total
     total.backward()  # type: ignore[no-untyped-call]
     assert total.item() == pytest.approx(math.log(2))
     assert batch.chosen.values.grad is not None and not batch.chosen.values.grad.any()
@@ -132,7 +138,7 @@ def test_the_gradient_is_on_good_tokens_of_the_chosen_and_bad_ones_of_the_reject
     batch = inputs([one])
     for each in (batch.chosen, batch.rejected):
         each.values.requires_grad_()
-    adpo.loss(batch, adpo.OPTIONS(beta=0.1)).total.backward()  # type: ignore[no-untyped-call]
+    adpo.loss(batch, adpo.OPTIONS(beta=0.1, keep_end=False)).total.backward()  # type: ignore[no-untyped-call]
     assert batch.chosen.values.grad is not None and batch.rejected.values.grad is not None
     assert batch.chosen.values.grad.tolist() == [pytest.approx([-0.05, 0, 0])]
     assert batch.rejected.values.grad.tolist() == [pytest.approx([0, 0.05])]
@@ -141,7 +147,7 @@ def test_the_gradient_is_on_good_tokens_of_the_chosen_and_bad_ones_of_the_reject
 @pytest.mark.parametrize("bad", [{"beta": 0}, {"beta": math.inf}, {"baseline": math.nan}, {"baseline": -math.inf}])
 def test_options_that_are_none_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got .* allowed"):
-        adpo.OPTIONS(**bad)
+        adpo.OPTIONS(**bad)  # type: ignore[arg-type]
 
 
 def test_the_run_trains_dpo_first_for_its_token_rewards() -> None:
