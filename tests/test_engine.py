@@ -1,6 +1,8 @@
 """In-process generation: the same tokens as transformers' own greedy decoding, the right distribution, the rest."""
 
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +22,10 @@ from tests.random_models import (
     request,
     varied_requests,
 )
-from transformers import AutoModelForCausalLM, Mamba2Config
+from transformers import AutoModelForCausalLM, DynamicCache, Mamba2Config
 
 from rheostat.engines._sampling import draw
+from rheostat.engines._slots import SlotCache
 from rheostat.engines.transformers import TransformersEngine, build
 from rheostat.errors import ModelError, PromptTooLong
 from rheostat.model_files import quiet
@@ -127,6 +130,44 @@ def test_a_prompt_goes_through_the_model_once_and_its_beginning_once_for_all_con
     assert (heads, tails) == (1, 25)
     assert head_length >= length
     assert head_length + tail_length == longest
+
+
+def test_the_buffer_holds_no_more_rows_than_there_are_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three responses within 100,000 tokens get three rows; forty within 320 the ten rows of 32 columns that fit."""
+    reserved: list[int] = []
+    reserve = SlotCache.reserve
+
+    def noting(cache: SlotCache, like: DynamicCache, rows: int, columns: int, used: int) -> None:
+        reserved.append(rows)
+        reserve(cache, like, rows, columns, used)
+
+    monkeypatch.setattr(SlotCache, "reserve", noting)
+    sampling = Sampling(max_tokens=4)
+    build(random_policy(), None, batch_tokens=100_000).generate([request("hi", samples=3)], sampling, seed=0)
+    assert reserved == [3]
+    reserved.clear()
+    build(random_policy(), None, batch_tokens=320).generate([request("hi", samples=40)], sampling, seed=0)
+    assert reserved == [10]
+
+
+def test_the_buffer_is_free_when_generate_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector: a buffer may be most of a device's memory, and the next one follows at once."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    reserve = SlotCache.reserve
+
+    def noting(cache: SlotCache, like: DynamicCache, rows: int, columns: int, used: int) -> None:
+        reserve(cache, like, rows, columns, used)
+        held.extend(weakref.ref(layer.keys) for layer in cache.layers)
+
+    monkeypatch.setattr(SlotCache, "reserve", noting)
+    gc.collect()
+    gc.disable()
+    try:
+        build(random_policy(), None, batch_tokens=1000).generate([request("hi")], GREEDY, seed=0)
+        assert len(held) == 2
+        assert all(each() is None for each in held)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

@@ -224,6 +224,7 @@ class _Flight:
             if self.rows:
                 self._decode()
                 self._retire()
+        self.cache.layers.clear()  # cache and layers hold each other: free now, not when the collector next comes
         return self.ended
 
     def _decode(self) -> None:
@@ -250,8 +251,9 @@ class _Flight:
             return False
         if not self.ready:
             self._prefill(free)
-        if self.cache.columns < columns or self.cache.rows < rows:
-            self._reserve(rows, columns)
+        needed = min(rows, len(self.rows) + self._waiting())
+        if self.cache.columns < columns or self.cache.rows < needed:
+            self._reserve(needed, columns)
         while free > 0 and self.ready:
             prompt, targets = self.ready[0]
             if self._columns(prompt.length) > columns:
@@ -262,6 +264,11 @@ class _Flight:
             if not targets:
                 self.ready.popleft()
         return True
+
+    def _waiting(self) -> int:
+        """Responses that have no row yet: a buffer for more rows than that would be cleared in vain."""
+        prefilled = sum(len(targets) for _, targets in self.ready)
+        return prefilled + sum(len(job.targets) for job in self.jobs)
 
     def _prefill(self, free: int) -> None:
         batch: list[_Job] = []
