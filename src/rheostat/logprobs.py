@@ -96,7 +96,9 @@ def logprobs_of_padded(
     is_response = attention_mask[:, -responses:].bool()
     first_response = input_ids.shape[1] - responses
     placed = []
-    for chosen in order.split(_CPU_ROWS if input_ids.device.type == "cpu" else len(order)):
+    each = _CPU_ROWS if input_ids.device.type == "cpu" else len(order)
+    for at in range(0, len(order), each):
+        chosen = order[at : at + each]
         start, length = attention_mask[chosen].argmax(-1)[:, None], lengths[chosen][:, None]
         place = torch.arange(int(length.max()), device=input_ids.device)
         columns = (start + place).clamp(max=input_ids.shape[1] - 1)
