@@ -102,13 +102,15 @@ def _facts(
 ) -> Facts:
     """What the run tells of the model: how it was made, and how well its dials were measured to work."""
     tuned = next(each for each in config.method_names if each.name == name)
-    distilled = run.finished(Training.of(tuned, config).data.stage).summary
+    training = Training.of(tuned, config)
+    has_examples = training.data.variant != "prompts"
     return Facts(
         method=name,
         config=config,
         measured={evaluation: methods[name] for evaluation, methods in measured.items()},
         prompts=run.finished("prompts").summary,
-        distilled=distilled,
+        distilled=run.finished(training.data.stage).summary if has_examples else None,
+        trained=run.finished(training.stage).summary,
         adapter_rank=read_object(adapter / _ADAPTER_CONFIG).get("r"),
     )
 

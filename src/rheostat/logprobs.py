@@ -51,15 +51,69 @@ def response_logprobs(
 
 
 def logprobs_through(
-    model: Any, output_layer: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+    model: Any,
+    output_layer: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> LogProbabilities:
-    """The same of a model that distributed training has wrapped, whose output layer is deeper inside."""
+    """The same of a model that distributed training has wrapped, whose output layer is deeper inside.
+
+    `temperature` is what logits are divided by.
+    """
     predicts = response_mask[:, 1:].bool()
     with _output_layer_at(output_layer, predicts):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    if temperature != 1:
+        logits = logits / temperature
     picked = picked_logprobs(logits, input_ids[:, 1:][predicts])
     values = picked.new_zeros(predicts.shape).masked_scatter(predicts, picked)
     return LogProbabilities(values=values, mask=predicts)
+
+
+_CPU_ROWS = 16
+"""Rows of a pass on a CPU, whose caches then hold it."""
+
+
+def logprobs_of_padded(
+    model: Any,
+    output_layer: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    responses: int,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    """The log-probabilities of responses in the last `responses` columns, `(rows, responses)`, nats, 0 on padding.
+
+    Prompts are padded on the left, responses on the right, `(rows, columns)`; the model sees rows of similar length
+    together, without the padding before them. Logits are divided by `temperature` first.
+    """
+    lengths = attention_mask.sum(-1)
+    order = lengths.argsort(stable=True)
+    is_response = attention_mask[:, -responses:].bool()
+    first_response = input_ids.shape[1] - responses
+    placed = []
+    each = _CPU_ROWS if input_ids.device.type == "cpu" else len(order)
+    for at in range(0, len(order), each):
+        chosen = order[at : at + each]
+        start, length = attention_mask[chosen].argmax(-1)[:, None], lengths[chosen][:, None]
+        place = torch.arange(int(length.max()), device=input_ids.device)
+        columns = (start + place).clamp(max=input_ids.shape[1] - 1)
+        attended = place < length
+        found = logprobs_through(
+            model,
+            output_layer,
+            input_ids[chosen].gather(1, columns),
+            attended.long(),
+            (attended & (columns >= first_response)).long(),
+            temperature=temperature,
+        )
+        picked = found.values[found.mask]
+        placed.append(picked.new_zeros(len(chosen), responses).masked_scatter(is_response[chosen], picked))
+    return torch.cat(placed)[order.argsort()]
 
 
 def picked_logprobs(logits: Tensor, targets: Tensor) -> Tensor:

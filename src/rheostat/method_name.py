@@ -19,14 +19,15 @@ class TrainingData(BaseModel):
     """Which rows a tuned method learns from.
 
     Examples of a variant, or pairs (`variant="pairs"`, the chosen response being the one with more of the attribute
-    `by`, None: of the mean of all); of the first `share` of the training prompts; with `mixed`, prompts of each class
-    in the recipe's ratios (`mixing`). From `round` 2 on also what the models of the rounds before answered: those of
-    the method `sampler` (`exmate`, `exmate+from_clm`), learning from the same variant and share.
+    `by`, None: of the mean of all), or prompts alone (`variant="prompts"`: nothing is distilled); of the
+    first `share` of the training prompts; with `mixed`, prompts of each class in the recipe's ratios (`mixing`). From
+    `round` 2 on also what the models of the rounds before answered: those of the method `sampler` (`exmate`,
+    `exmate+from_clm`), learning from the same variant and share.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    variant: Literal["moec", "raw", "pool", "pairs"]
+    variant: Literal["moec", "raw", "pool", "pairs", "prompts"]
     share: float = 1.0
     by: str | None = None
     mixed: bool = False

@@ -19,15 +19,17 @@ PICTURES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a run tells of its model: `measured` by evaluation, as in evaluation.json; `prompts`, `distilled`: the
-    summaries of those stages; `adapter_rank`: None where all weights were tuned.
+    """What a run tells of its model: `measured` by evaluation, as in evaluation.json; `prompts`, `distilled`,
+    `trained`: the summaries of those stages; `distilled` is None where it learned from prompts alone;
+    `adapter_rank` is None where all weights were tuned.
     """
 
     method: str
     config: RunConfig
     measured: Mapping[str, Mapping[str, Any]]
     prompts: Mapping[str, Any]
-    distilled: Mapping[str, Any]
+    distilled: Mapping[str, Any] | None
+    trained: Mapping[str, Any]
     adapter_rank: int | None
 
 
@@ -130,12 +132,21 @@ def _making(facts: Facts) -> str:
             "No human label: the base model answered its own prompts, reward models scored the answers, and the",
             "model was tuned to answer under the scores as control text (arXiv 2404.01295, as Rheostat does it).", "",
             f"- Prompts: {', '.join(map(_name, _sources(config)))} ({facts.prompts['train']:,} used for training)",
-            f"- Responses: {config.generate.samples} a prompt, {facts.distilled['pool']:,} in all, of which "
-            f"{facts.distilled['examples']:,} became training examples",
+            f"- Responses: {_responses(facts)}",
             f"- Rewards: {rewards}",
             f"- Training: `{facts.method}`, {how}, {config.dtype}",
         ]
     )  # fmt: skip
+
+
+def _responses(facts: Facts) -> str:
+    """Which answers it learned from."""
+    if facts.distilled is None:
+        return f"{facts.trained['responses']:,} answers that it wrote while it was trained"
+    return (
+        f"{facts.config.generate.samples} a prompt, {facts.distilled['pool']:,} in all, of which "
+        f"{facts.distilled['examples']:,} became training examples"
+    )
 
 
 def _serving(facts: Facts, control_format: ControlFormat, is_adapter: bool) -> str:

@@ -1,11 +1,12 @@
 """The main job: all stages in order, and each of them alone on a run directory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rheostat import launch, preflight
+from rheostat.calibration import Calibrator
 from rheostat.collect import collect, collect_calibration
 from rheostat.config import RunConfig
 from rheostat.distil import distil
@@ -98,23 +99,30 @@ def _score(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 
 
 def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    needed = dict.fromkeys(training.data for training in trainings(config) if training.data.round == 1)
+    own = [each.data for each in trainings(config)]
+    needed = dict.fromkeys(data for data in own if data.round == 1 and data.variant != "prompts")
     for data in needed or {TrainingData(variant=config.train.variant): None}:
         distil(directory, config, data, progress=progress)
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
+    calibrators = load_calibrators(directory, config)[OWN]
     for training in trainings(config):
         if training.data.round > 1:
-            _round(directory, config, training, progress)
-        train(directory, config, training, progress=progress)
+            _round(directory, config, training, calibrators, progress)
+        train(directory, config, training, calibrators=calibrators, progress=progress)
 
 
-def _round(directory: RunDirectory, config: RunConfig, training: Training, progress: ProgressDisplay) -> None:
+def _round(
+    directory: RunDirectory,
+    config: RunConfig,
+    training: Training,
+    calibrators: Mapping[str, Calibrator],
+    progress: ProgressDisplay,
+) -> None:
     """What a further round learns from. Of several processes of a launcher one samples, the others wait."""
     rank = launch.join(on_cpu=pick_device(config.device).type == "cpu")
     if rank.leads:
-        calibrators = load_calibrators(directory, config)[OWN]
         sample_round(directory, config, training, calibrators, progress=progress)
         distil(directory, config, training.data, progress=progress)
     launch.meet(rank)

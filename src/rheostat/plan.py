@@ -19,8 +19,10 @@ from rheostat.footprint import Training as TrainingKind
 from rheostat.forgery import ATTEMPTS, FORGED
 from rheostat.method_name import MethodName
 from rheostat.model_shapes import read_shape
+from rheostat.plugins import OnlineOptions
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.prompts import CALIBRATION
+from rheostat.recipe import objective_options
 from rheostat.rehearsal import Miniature, Rehearsed, Task, rehearse
 from rheostat.score import judged_stride
 from rheostat.suite import settings
@@ -177,8 +179,9 @@ class _Scale:
         made = int(summary["steps"])
         if options.steps is not None:
             return options.steps / made
-        examples = int(summary["examples"]) * self._prompts["train"]
-        return max(1.0, examples * options.epochs / options.batch_size / made)
+        rows = int(summary.get("prompts", summary.get("examples", 0))) * self._prompts["train"]
+        each_step = int(summary.get("prompts_per_step", options.batch_size))
+        return max(1.0, rows * options.epochs / each_step / made)
 
     def _tokens(self, task: Task) -> float:
         summaries = self._found.summaries
@@ -300,12 +303,20 @@ def _reckoned_training(
     for each in trainings(config):
         options, needs = each.options(config), plugins.needs(each.objective)
         examples = config.generate.samples if each.data.variant == "pool" else kept
-        rows = distil.pairs.per_prompt if needs.rows == "pairs" else examples
-        steps = options.steps or round(counts["train"] * rows * options.epochs / options.batch_size)
-        tokens = steps * options.batch_size * (config.generate.max_tokens + _PROMPT_TOKENS)
+        rows = {"examples": examples, "pairs": distil.pairs.per_prompt, "prompts": 1}[needs.rows]
+        each_step = responses = options.batch_size
+        written = 0.0
+        if needs.rows == "prompts":
+            online: OnlineOptions = objective_options(options, each.objective)
+            each_step, responses = online.prompts, online.prompts * online.samples
+        steps = options.steps or round(counts["train"] * rows * options.epochs / each_step)
+        tokens = steps * responses * (config.generate.max_tokens + _PROMPT_TOKENS)
+        if needs.rows == "prompts":  # written, scored by every reward, read by the model and by its reference
+            readings = (len(config.rewards) + 2) / UTILISATION["score"]
+            written = shape.forward_operations(tokens) * (1 / UTILISATION["generate"] + readings)
         passes = 2.0 if needs.rows == "pairs" else 1 + options.counterfactual.fraction * needs.counterfactual
         operations = shape.training_operations(tokens * passes, _how_trained(config, options, shape, needs.adapter))
-        spent = operations / (rate * UTILISATION["train"])
+        spent = (operations / UTILISATION["train"] + written) / rate
         yield Step(task_label(each, config), f"{steps:,} steps", tokens, spent)
 
 

@@ -362,6 +362,30 @@ class Objective(Protocol):
         ...
 
 
+class OnlineOptions(Protocol):
+    """What the options of every objective that learns from prompts alone say, beside what it has of its own."""
+
+    @property
+    def beta(self) -> float:
+        """What a nat of divergence from the reference costs."""
+        ...
+
+    @property
+    def prompts(self) -> int:
+        """Prompts a step."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Responses to each of them."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """At which they are drawn."""
+        ...
+
+
 class OnlineObjective(Protocol):
     """The file of an objective that learns from prompts alone (`rows="prompts"`): it rewards what the model answers."""
 

@@ -3,6 +3,7 @@
 Models and datasets on the Hub, and servers, are not asked for; they are met when they are used.
 """
 
+import importlib.util
 from collections.abc import Iterator
 
 from rheostat import endpoint, plugins
@@ -42,6 +43,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"model: {error.message}"
     yield from _missing_dials(config)
     yield from _methods(config)
+    yield from _missing_trainer(config)
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
@@ -58,6 +60,13 @@ def _problems(config: RunConfig) -> Iterator[str]:
     suite = suite_sources(config.suite) if config.suite is not None else []
     for where, source in (*_sources(config.prompts), *suite):
         yield from (f"{where}: {problem}" for problem in source_problems(source))
+
+
+def _missing_trainer(config: RunConfig) -> Iterator[str]:
+    """An objective that is trained online, where TRL is not installed."""
+    online = [each for each in trainings(config) if plugins.needs(each.objective).rows == "prompts"]
+    if online and importlib.util.find_spec("trl") is None:
+        yield f"methods: {online[0].objective} is trained by TRL, which is not here: pip install 'rheostat[rlhf]'"
 
 
 def _missing_dials(config: RunConfig) -> Iterator[str]:

@@ -97,7 +97,8 @@ def gather(run: RunDirectory, config: RunConfig) -> ReportData:
 def _distilled(run: RunDirectory, config: RunConfig) -> tuple[Stage, list[Scores]]:
     """What the report shows of distillation, and the scores of the responses that it kept.
 
-    The examples with the shortest name; where nothing learns from examples, both responses of all pairs.
+    The examples with the shortest name; where nothing learns from examples, both responses of all pairs; where nothing
+    learns from either, the recipe's usual examples.
     """
     needed = [(plugins.needs(each.objective).rows, str(each.data)) for each in trainings(config)]
     for rows in ("examples", "pairs"):
@@ -107,8 +108,7 @@ def _distilled(run: RunDirectory, config: RunConfig) -> tuple[Stage, list[Scores
             if rows == "examples":
                 return stage, [row.scores for row in stage.read(Example)]
             return stage, [scores for row in stage.read(Pair) for scores in (row.chosen_scores, row.rejected_scores)]
-    data = [name for _, name in needed] or [config.train.variant]
-    stage = run.finished(f"distil/{data[0]}")
+    stage = run.finished(f"distil/{config.train.variant}")
     return stage, [row.scores for row in stage.read(Example)]
 
 

@@ -14,6 +14,7 @@ from transformers import (
 
 from rheostat import launch, plugins, trainings
 from rheostat.adapters import refuse_frozen_weights, routable, save_adapter, trainable
+from rheostat.calibration import Calibrator
 from rheostat.checkpoints import Advance, last_checkpoint
 from rheostat.config import LoraConfig, RunConfig, TrainConfig
 from rheostat.errors import InputError
@@ -24,19 +25,21 @@ from rheostat.model_files import identity, quiet
 from rheostat.model_shapes import parameter_count
 from rheostat.models import Policy, load_policy, pick_device, recipe_policy
 from rheostat.objective_trainer import ObjectiveTrainer
+from rheostat.online_trainer import train_online
 from rheostat.optimisers import muon_with_adamw
 from rheostat.pair_batches import PairBatches
 from rheostat.plugins import Objective
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
-from rheostat.records import Example, Pair
+from rheostat.records import Example, Pair, Prompt
 from rheostat.routed import save_routed
 from rheostat.rundir import RunDirectory, Stage
+from rheostat.scoring import OWN, calibrated_scorer
+from rheostat.training_arguments import training_arguments
 from rheostat.training_plan import settled, with_forged_controls
 from rheostat.trainings import Training
 from rheostat.weight_importance import weight_importance, write_importance
 
-_LOG_STEPS = 10
 _WHOLE = "whole"
 """Where in the checkpoints a sharded training gathers its weights."""
 ADAPTER = "adapter"
@@ -49,14 +52,15 @@ def train(
     config: RunConfig,
     training: Training,
     *,
+    calibrators: Mapping[str, Calibrator] | None = None,
     progress: ProgressDisplay = null_progress,
 ) -> Stage:
     """One training: its data in; the model is in the stage's folder `model/`.
 
     It starts from the base model, or from that of `training.start`. A killed training resumes from its last checkpoint
-    and ends with the same weights.
+    and ends with the same weights. `calibrators`: of the run's own rewards, for what learns from prompts alone and so
+    scores while it trains.
     """
-    distilled = run.finished(training.data.stage)
     module: Objective = plugins.load("objectives", training.objective)
     options = settled(
         training.options(config),
@@ -70,7 +74,7 @@ def train(
         run,
         training.stage,
         {
-            "examples": distilled.fingerprint,
+            **_data(run, training, config),
             "model": identity(config.model),
             "train": _plain(options),
             "counterfactual": options.counterfactual.model_dump() if module.NEEDS.counterfactual else None,
@@ -86,29 +90,52 @@ def train(
     if stage.done:
         return stage
     started = time.perf_counter()
+    if module.NEEDS.rows == "prompts" and rank.count > 1:
+        raise InputError(
+            f"{training.objective}: got {rank.count} processes of a launcher, allowed is one",
+            hint="run `rheostat train RUN` without a launcher; trainings that have finished are kept",
+        )
     if launch.is_sharded():  # FSDP places the weights, a shard on each device
         _refuse_sharded(config)
     config_here = config.model_copy(update={"device": "cpu"}) if launch.is_sharded() else config
     policy = recipe_policy(config_here, _start(run, training))
-    wants_pairs = module.NEEDS.rows == "pairs"
-    rows: Sequence[Example] | Sequence[Pair] = distilled.read(Pair) if wants_pairs else distilled.read(Example)
     rewarder = module.NEEDS.token_rewards_of
     checkpoints = stage.path / "checkpoints"
     earlier = last_checkpoint(checkpoints)
-    figures = fine_tune(
-        policy,
-        rows,
-        objective=training.objective,
-        config=config,
-        checkpoints=checkpoints,
-        adapter=stage.path / ADAPTER,
-        ordered_by=training.data.by,
-        experts=_experts(run, module, config),
-        rewarder=None if rewarder is None else recipe_policy(config, _model(run, trainings.training(rewarder, config))),
-        label=task_label(training, config),
-        progress=progress,
-        rank=rank,
-    )
+    rows: Sequence[Example] | Sequence[Pair] = ()
+    if module.NEEDS.rows == "prompts":
+        assert calibrators is not None, training
+        figures = train_online(
+            policy,
+            _prompts(run, training),
+            objective=training.objective,
+            config=config,
+            scorer=calibrated_scorer(config, OWN, calibrators),
+            checkpoints=checkpoints,
+            adapter=stage.path / ADAPTER,
+            label=task_label(training, config),
+            progress=progress,
+        )
+    else:
+        wants_pairs = module.NEEDS.rows == "pairs"
+        distilled = run.finished(training.data.stage)
+        rows = distilled.read(Pair) if wants_pairs else distilled.read(Example)
+        figures = fine_tune(
+            policy,
+            rows,
+            objective=training.objective,
+            config=config,
+            checkpoints=checkpoints,
+            adapter=stage.path / ADAPTER,
+            ordered_by=training.data.by,
+            experts=_experts(run, module, config),
+            rewarder=None
+            if rewarder is None
+            else recipe_policy(config, _model(run, trainings.training(rewarder, config))),
+            label=task_label(training, config),
+            progress=progress,
+            rank=rank,
+        )
     if not rank.leads:
         launch.meet(rank)
         return stage
@@ -127,6 +154,24 @@ def train(
     run.record_timing(stage.name, time.perf_counter() - started, steps=steps, steps_made=made)
     launch.meet(rank)
     return stage
+
+
+def _data(run: RunDirectory, training: Training, config: RunConfig) -> dict[str, Any]:
+    """What it learns from: a distillation, or prompts, the scores of their answers and how long those may be."""
+    if training.data.variant != "prompts":
+        return {"examples": run.finished(training.data.stage).fingerprint}
+    return {
+        "prompts": run.finished("prompts").fingerprint,
+        "share": training.data.share,
+        "score": run.finished("score").fingerprint,
+        "max_tokens": config.generate.max_tokens,
+    }
+
+
+def _prompts(run: RunDirectory, training: Training) -> list[Prompt]:
+    """The training prompts, or the first share of them, in the order of their collection."""
+    collected = run.finished("prompts").read(Prompt, prefix="train")
+    return collected[: max(1, round(len(collected) * training.data.share))]
 
 
 def _model(run: RunDirectory, training: Training) -> str:
@@ -229,7 +274,7 @@ def fine_tune(
         model = policy.model if routers else held.enter_context(trainable(policy, options))
         trainer = ObjectiveTrainer(
             model,
-            _arguments(options, config, checkpoints, steps=len(batches), on_cpu=on_cpu),
+            TrainingArguments(**training_arguments(options, config, checkpoints, steps=len(batches), on_cpu=on_cpu)),
             batches,
             objective=module,
             options=own,
@@ -318,35 +363,6 @@ def _weigh(
     examples = [row for row in _kept(rows, module.NEEDS.keeps) if isinstance(row, Example)]
     options = objective_options(config.train, objective)
     write_importance(stage.path, weight_importance(saved, examples, config, objective=module, options=options))
-
-
-def _arguments(
-    options: TrainConfig, config: RunConfig, checkpoints: Path, *, steps: int, on_cpu: bool
-) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=1,  # an item of the data is a whole planned batch
-        learning_rate=float(options.learning_rate),
-        lr_scheduler_type="cosine",
-        warmup_steps=round(steps * options.warmup_ratio),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        optim="adamw_torch_fused",
-        save_steps=options.save_steps,
-        save_total_limit=1,
-        logging_steps=_LOG_STEPS,
-        seed=config.seed,
-        bf16=config.dtype == "bfloat16" or options.mixed_precision,
-        use_cpu=on_cpu,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=False,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        remove_unused_columns=False,
-        label_names=[],
-    )
 
 
 def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:

@@ -36,6 +36,8 @@ class Training(BaseModel):
         if needs.rows == "pairs":
             by = name.by or needs.ordered_by
             data = TrainingData(variant="pairs", share=name.share, by=by, mixed=name.mixed)
+        elif needs.rows == "prompts":
+            data = TrainingData(variant="prompts", share=name.share)
         else:
             sampler = None
             if name.round > 1:

@@ -50,6 +50,14 @@ def build(
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token ids of a response, end token included; whether an end token ended it."""
+
+    ids: list[int]
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TransformersEngine:
     """Generates with a policy, or with a `mixture` of several models that share the policy's tokenizer and limits.
 
@@ -73,6 +81,31 @@ class TransformersEngine:
 
         Raises `PromptTooLong` where a prompt leaves no room for a response.
         """
+        sampled = self.sample(requests, sampling, seed=seed, progress=progress)
+        texts = iter(
+            self.policy.tokenizer.batch_decode(
+                [response.ids for responses in sampled for response in responses],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+        return [
+            [
+                Completion(next(texts), len(response.ids), "stop" if response.is_complete else "length")
+                for response in responses
+            ]
+            for responses in sampled
+        ]
+
+    def sample(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Sampled]]:
+        """What `generate` decodes: per request the tokens of its responses, as they were drawn."""
         jobs = _jobs([self.encode(request) for request in requests], requests)
         if not jobs:
             return [[] for _ in requests]
@@ -81,18 +114,8 @@ class TransformersEngine:
         )
         with torch.inference_mode():
             ended = flight.run()
-        texts = self.policy.tokenizer.batch_decode(
-            [response.ids for response in ended.values()],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        completions = {
-            target: Completion(text, len(response.ids), "stop" if response.is_complete else "length")
-            for (target, response), text in zip(ended.items(), texts, strict=True)
-        }
         return [
-            [completions[number, sample] for sample in range(request.samples)]
-            for number, request in enumerate(requests)
+            [ended[number, sample] for sample in range(request.samples)] for number, request in enumerate(requests)
         ]
 
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
@@ -134,14 +157,6 @@ class _Job:
 
     prompt: Prompt
     targets: deque[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """The token ids of a response, end token included; whether an end token ended it."""
-
-    ids: list[int]
-    is_complete: bool
 
 
 @dataclass(slots=True)
@@ -206,7 +221,7 @@ class _Flight:
         self.cache = SlotCache()
         self.ready: deque[tuple[Prefilled, deque[tuple[int, int]]]] = deque()
         self.rows: list[_Row] = []
-        self.ended: dict[tuple[int, int], _Ended] = {}
+        self.ended: dict[tuple[int, int], Sampled] = {}
         self.step = 0
         self.tokens = torch.empty(0, sampling.max_tokens, dtype=torch.long, device=device)
         self.counts = torch.empty(0, dtype=torch.long, device=device)
@@ -216,7 +231,7 @@ class _Flight:
         self.row_ids = torch.empty(0, dtype=torch.long, device=device)
         self.column_ids = torch.empty(0, dtype=torch.long, device=device)
 
-    def run(self) -> dict[tuple[int, int], _Ended]:
+    def run(self) -> dict[tuple[int, int], Sampled]:
         """All responses by (request, sample)."""
         while self.jobs or self.ready or self.rows:
             if (self.jobs or self.ready) and self._refill():
@@ -314,7 +329,7 @@ class _Flight:
         responses = self.tokens[finished].tolist()
         for index, tokens in zip(finished, responses, strict=True):
             row = self.rows[index]
-            self.ended[row.target] = _Ended(tokens[: self.step - row.born + 1], is_complete[index])
+            self.ended[row.target] = Sampled(tokens[: self.step - row.born + 1], is_complete[index])
         gone = set(finished)
         remaining = used - len(finished)
         gaps = [index for index in finished if index < remaining]
