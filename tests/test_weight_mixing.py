@@ -26,6 +26,7 @@ from rheostat.plugins import (
 )
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair
+from rheostat.simplex import simplex
 from rheostat.train import fine_tune
 from rheostat.weight_mixing import Delta, MixedWeights, WeightMixer, deltas, parameters_of
 
@@ -56,9 +57,9 @@ def test_deltas_are_of_what_was_changed() -> None:
 
 def test_soups_weights_by_hand() -> None:
     """(1, ¼) is 4 to 1. Only the ratio counts; where all dials are 0 all experts count alike."""
-    assert soups.on_simplex({"helpfulness": 1.0, "safety": 0.25}) == {"helpfulness": 0.8, "safety": 0.2}
-    assert soups.on_simplex({"helpfulness": 0.0, "safety": 0.0}) == {"helpfulness": 0.5, "safety": 0.5}
-    assert soups.on_simplex({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}) == dict.fromkeys("abcd", 0.25)
+    assert simplex({"helpfulness": 1.0, "safety": 0.25}) == {"helpfulness": 0.8, "safety": 0.2}
+    assert simplex({"helpfulness": 0.0, "safety": 0.0}) == {"helpfulness": 0.5, "safety": 0.5}
+    assert simplex({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}) == dict.fromkeys("abcd", 0.25)
     assert task_arithmetic.signed({"a": 0.0, "b": 0.5, "c": 0.75}, 2.0) == {"a": -2, "b": 0, "c": 1}
     assert soups.models(["safety", "tone"]) == {"safety": "dpo+safety", "tone": "dpo+tone"}
 
@@ -68,10 +69,10 @@ def test_soups_weights_by_hand() -> None:
 def test_soups_weights_lie_on_the_simplex_whatever_the_scale_of_the_dials(
     dials: dict[str, float], factor: float
 ) -> None:
-    weights = soups.on_simplex(dials)
+    weights = simplex(dials)
     assert sum(weights.values()) == pytest.approx(1) and min(weights.values()) >= 0
     if min(dials.values()) > 1e-6:
-        assert soups.on_simplex({name: factor * level for name, level in dials.items()}) == pytest.approx(weights)
+        assert simplex({name: factor * level for name, level in dials.items()}) == pytest.approx(weights)
 
 
 @given(DIALS, st.floats(0.1, 4))
@@ -201,7 +202,7 @@ def test_requests_are_answered_setting_by_setting_in_their_own_order() -> None:
         dial: {name: Delta(torch.full(shape, change))} for dial, change in (("helpfulness", 1.0), ("safety", 2.0))
     }
     mixer, engine = WeightMixer(policy, experts), EngineDouble(weight)
-    method = MixedWeights(mixer, engine, soups.on_simplex)
+    method = MixedWeights(mixer, engine, simplex)
     asked = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.25, 0.0), (1.0, 1.0), (0.0, 0.0)]
     requests = [
         ControlledRequest((Message("user", str(place)),), {"helpfulness": one, "safety": other})

@@ -116,7 +116,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _forward(self, model: Any, rows: Mapping[str, Tensor]) -> LogProbabilities:
         """This process's rows through the model, wrapped as it may be; its output layer is the inner one's."""
-        return logprobs_through(model, self.model.get_output_embeddings(), **rows)
+        ids, attention, response = (rows[name] for name in ROW_TENSORS)
+        return logprobs_through(model, self.model.get_output_embeddings(), ids, attention, response)
 
     def _loss(self, found: LogProbabilities, batch: Mapping[str, Tensor]) -> Tensor:
         """The objective of the whole batch, of which `found` is this process's part."""

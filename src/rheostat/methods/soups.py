@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rheostat.plugins import Method, MethodContext
-from rheostat.records import Control
+from rheostat.simplex import simplex
 
 HAS_DIAL = True
 
@@ -33,10 +33,4 @@ def build(context: MethodContext) -> Method:
     base = context.models.base()
     roles = [attribute.name for attribute in context.attributes]
     mixer = WeightMixer(base, expert_deltas(context.models, roles))
-    return MixedWeights(mixer, context.models.engine(base), on_simplex)
-
-
-def on_simplex(control: Control) -> dict[str, float]:
-    """λ of each dial: its share of all. Worked: (1, 0.25) gives (0.8, 0.2), (0, 0) gives (½, ½)."""
-    total = sum(control.values())
-    return {name: level / total if total else 1 / len(control) for name, level in control.items()}
+    return MixedWeights(mixer, context.models.engine(base), simplex)
