@@ -30,7 +30,7 @@ class OPTIONS:
 
     beta: float = 0.02
     prompts: int = 8
-    samples: int = 8
+    samples: int = 4
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
