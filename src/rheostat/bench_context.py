@@ -62,7 +62,8 @@ CONTEXTS: dict[str, Context] = {
     "bfpo": Context(
         "none",
         "arXiv 2408.15313",
-        "The authors' target table. The safe flag (a score of at least ½) and all settings of training are ours.",
+        "The authors' target table. From which score on an answer counts as safe, τ where it is not the authors' .01, and "
+        "all settings of training are ours.",
     ),
     "adpo": Context(
         "none",
