@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 RUN ?= runs/pocket
+BENCH ?= runs/bench
 
 .PHONY: run test lint check bench reference picture bench-page clean
 .DEFAULT_GOAL := help
@@ -35,8 +36,8 @@ picture: $(VENV)/ready  ## write docs/dials.png anew, off the run RUN=runs/pocke
 	$(BIN)/python -m rheostat report $(RUN)
 	cp $(RUN)/pictures/dials.png docs/dials.png
 
-bench-page: $(VENV)/ready  ## write docs/bench.md and its pictures anew, off the run RUN=runs/bench
-	$(BIN)/python -m rheostat.bench_page $(RUN) --to docs/bench.md
+bench-page: $(VENV)/ready  ## write docs/bench.md and its pictures anew, off the run BENCH=runs/bench
+	$(BIN)/python -m rheostat.bench_page $(BENCH) --to docs/bench.md
 
 bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rheostat import bench_page, pipeline, plugins
+from rheostat import bench_page, pipeline
 from rheostat.recipe import load_config
 from rheostat.records import EvaluationRow
 from rheostat.rundir import RunDirectory
@@ -33,9 +33,13 @@ def test_the_bench_has_the_pool_and_the_evaluation_of_the_default_run() -> None:
         assert own.model_copy(update={"overrides": {}}) == usual.model_copy(update={"overrides": {}})
 
 
-def test_every_method_on_disk_is_on_the_bench() -> None:
+def test_the_bench_has_every_neighbour() -> None:
+    """By name, so that a newcomer's method file breaks nothing: CONTRIBUTING's."""
     heads = {name.partition("+")[0] for name in load_config(str(RECIPE), []).methods}
-    assert set(plugins.available("methods")) - {"tuned"} <= heads
+    assert heads >= {
+        "base", "prompting", "reranking", "clm", "exmate", "rlhf", "dpo", "bfpo", "adpo", "midpo", "midpo_gates",
+        "safepatching", "safepatching_dials", "soups", "task_arithmetic", "logit_mixing",
+    }  # fmt: skip
 
 
 @pytest.mark.timeout(900)

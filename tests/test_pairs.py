@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from rheostat import cli, plugins
+from rheostat import cli, plugins, preflight
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import PairsConfig, RunConfig
 from rheostat.control import ControlFormat
@@ -28,7 +28,7 @@ from rheostat.recipe import load_config
 from rheostat.records import Message, Pair, Prompt, ScoredResponse
 from rheostat.scored_pool import usable_pool
 from rheostat.train import fine_tune
-from rheostat.trainings import behind, trainings
+from rheostat.trainings import behind, models_of, trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FORMAT = ControlFormat((plugins.attribute("helpfulness"), plugins.attribute("safety")))
@@ -267,3 +267,26 @@ def test_a_run_of_preferences_through_the_command_line(tmp_path: Path) -> None:
         "base": False, "dpo": False, "clm+from_dpo": True, "dpo+safety+reranking": True,
     }  # fmt: skip
     assert methods["clm+from_dpo"]["cost"]["training_seconds"] > methods["dpo"]["cost"]["training_seconds"] > 0
+
+
+def test_token_rewards_come_from_a_model_of_the_same_pairs_and_start() -> None:
+    recipe = load_config("pocket", ["methods=[adpo+safety+x0.5+from_clm]"])
+    assert [str(each) for each in trainings(recipe)] == [
+        "clm-moec",
+        "dpo-pairs+safety+x0.5-from-clm-moec",
+        "adpo-pairs+safety+x0.5-from-clm-moec",
+    ]
+
+
+def test_roles_come_in_the_order_of_the_control_text_whatever_the_recipes() -> None:
+    recipe = load_config("pocket", ["methods=[base]"])
+    turned = recipe.model_copy(update={"rewards": dict(reversed(recipe.rewards.items()))})
+    assert list(models_of(MethodName.parse("soups"), turned)) == ["helpfulness", "safety"]
+
+
+@pytest.mark.parametrize("method", ["safepatching", "safepatching_dials"])
+def test_a_patch_against_harm_needs_a_reward_of_safety(method: str) -> None:
+    one_dial = "rewards={helpfulness: pocket:reward-helpfulness}"
+    recipe = load_config("pocket", [f"methods=[base, {method}]", one_dial, "judges={}", "suite=null"])
+    with pytest.raises(ConfigError, match="needs the rewards safety"):
+        preflight.check(recipe)

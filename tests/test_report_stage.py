@@ -129,17 +129,22 @@ def test_report_gathers_what_the_run_holds(directory: Path) -> None:
 
 
 def test_costs_of_a_resumed_session_are_by_its_pace(directory: Path) -> None:
-    """8 responses in 4 s after a kill: 0.5 s each; 25 of 100 steps in 30 s: the training takes 120 s."""
+    """8 responses in 4 s after a kill: 0.5 s each; 25 of 100 steps in 30 s: the training takes 120 s.
+
+    The pool is generated in 1.5 s, and scored in 0.5 s for 2 of its 8 responses, which is 2 s for all.
+    """
     with RunDirectory.open(directory) as run:
         config, method = recipe(), METHODS[-1]
         assert figures(run, config)["evaluations"]["optimization"][method]["cost"]["seconds"] is None
         run.record_timing(f"evaluate/optimization/{method}", 4.0, responses=8)
         run.record_timing("train/clm-raw", 30.0, steps=100, steps_made=25)
+        assert figures(run, config)["evaluations"]["optimization"][method]["cost"]["data_seconds"] is None
+        run.record_timing("score", 0.5, responses=8, responses_made=2)
         methods = figures(run, config)["evaluations"]["optimization"]
     cost = methods[method]["cost"]
     assert (cost["seconds"], cost["training_seconds"]) == (0.5, 120.0)
     assert (cost["trainings"], cost["training_generated_tokens"]) == (1, 90)
-    assert (cost["data_seconds"], cost["data_generated_tokens"]) == (1.5, 16)
+    assert (cost["data_seconds"], cost["data_generated_tokens"]) == (3.5, 16)
     nothing = ("trainings", "training_seconds", "training_generated_tokens", "data_seconds", "data_generated_tokens")
     assert not any(methods["base"]["cost"][key] for key in nothing)
 

@@ -28,6 +28,8 @@ from rheostat.prompt_plan import plan_prompts
 from rheostat.recipe import load_config, validate
 from rheostat.records import Message, Prompt
 from rheostat.rloo_trainer import PlannedRLOOTrainer
+from rheostat.rundir import RunDirectory
+from rheostat.train import _data as learned_from
 from rheostat.trainings import trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -345,6 +347,16 @@ def test_a_run_trains_evaluates_and_counts_what_was_generated(run: Path) -> None
         assert measured[name]["has_dial"]
     assert measured["base"]["cost"]["training_generated_tokens"] == 0
     assert (run / "report.html").is_file()
+
+
+def test_other_levels_are_another_training(run: Path) -> None:
+    """The controls that a training asks under are not in the pool's fingerprint: they are in its own."""
+    with RunDirectory.open(run, read_only=True) as directory:
+        usual = load_config(directory.config_path)
+        (wanted,) = [each for each in trainings(usual) if each.stage == "train/rlhf-prompts"]
+        fewer = usual.model_copy(update={"levels": [0.0, 1.0]})
+        assert learned_from(directory, wanted, usual) == learned_from(directory, wanted, load_config(run / "config.yaml"))
+        assert learned_from(directory, wanted, usual) != learned_from(directory, wanted, fewer)
 
 
 def test_an_export_of_what_learned_from_prompts_says_so(run: Path, tmp_path: Path) -> None:

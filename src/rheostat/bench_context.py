@@ -62,8 +62,8 @@ CONTEXTS: dict[str, Context] = {
     "bfpo": Context(
         "none",
         "arXiv 2408.15313",
-        "The authors' target table. From which score on an answer counts as safe, τ where it is not the authors' .01, and "
-        "all settings of training are ours.",
+        "The authors' target table. From which score on an answer counts as safe, τ where it is not the authors' .01, "
+        "and all settings of training are ours.",
     ),
     "adpo": Context(
         "none",
@@ -119,6 +119,8 @@ def context_of(name: str) -> Context:
     """What is known of a method, by its name or its head; of one that nobody wrote about, its file's first line."""
     head = name.partition("+")[0]
     known = CONTEXTS.get(name) or CONTEXTS.get(head) or _by_its_file(head)
+    if name not in CONTEXTS and name != head:
+        known = known._replace(words=f"As `{head}`, but for `+{name.partition('+')[2]}` (methods.md). {known.words}")
     return known._replace(dial="choice among answers") if name.endswith("+reranking") else known
 
 

@@ -34,8 +34,8 @@ IN_THE_PROMPT = ("prompt", "choice among answers")
 """Dials that leave the model as it is; the Pareto picture shows their methods in a panel of their own."""
 
 
-def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS) -> str:
-    """The page's text. `run` and `to` stand in the commands on it; `ours` is the method that is held against all."""
+def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS, recipe: str = RECIPE) -> str:
+    """The page's text. `run`, `recipe` and `to` stand in its commands; `ours` is the method held against all."""
     entries, attributes = _checked(evaluation, ours)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -54,7 +54,7 @@ def page(evaluation: Mapping[str, Any], *, run: str, to: str, ours: str = OURS) 
     return environment.get_template("bench.md.j2").render(
         ours=ours,
         methods=list(entries),
-        recipe=RECIPE,
+        recipe=recipe,
         run=run,
         command=f"python -m rheostat.bench_page {shlex.quote(run)} --to {shlex.quote(to)}",
         prompts=evaluation["prompts"],
@@ -115,7 +115,7 @@ def picture_paths(to: Path) -> tuple[Path, Path]:
     return to.with_suffix(".png"), to.with_name(f"{to.stem}-nets.png")
 
 
-def write(run: Path, to: Path, *, ours: str = OURS) -> None:
+def write(run: Path, to: Path, *, ours: str = OURS, recipe: str = RECIPE) -> None:
     """Write the page and its pictures. Raises `StageMissing` where the run has no finished evaluation."""
     try:
         evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def write(run: Path, to: Path, *, ours: str = OURS) -> None:
         raise StageMissing(
             f"{run / 'evaluation.json'} cannot be read: {error}", hint=f"run `rheostat evaluate {run}` first"
         ) from error
-    text = page(evaluation, run=run.as_posix(), to=to.as_posix(), ours=ours)
+    text = page(evaluation, run=run.as_posix(), to=to.as_posix(), ours=ours, recipe=recipe)
     for path, content in zip(picture_paths(to), pictures(evaluation), strict=True):
         write_bytes(path, content)
     write_text(to, text)
@@ -293,7 +293,7 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "–"
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | None) -> str:
     return f"{value:,.0f} s" if value else "–"
 
 
@@ -307,9 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("--to", type=Path, default=Path("docs/bench.md"), help="the page to write")
     parser.add_argument("--ours", default=OURS, help="the method that is held against all others")
+    parser.add_argument("--recipe", default=RECIPE, help="the run's recipe, for the command on the page")
     options = parser.parse_args(arguments)
     try:
-        write(options.run, options.to, ours=options.ours)
+        write(options.run, options.to, ours=options.ours, recipe=options.recipe)
     except RheostatError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -22,7 +22,9 @@ class RoundsConfig(Block):
         "`together`, where they crowd out what lies between",
     )
     steps: Count | None = Field(
-        None, description="training steps of each further round; null: as many as the first round's"
+        None,
+        description="training steps of each further round; null: as the first round's, `train.steps`, or "
+        "`train.epochs` over the larger data",
     )
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         None, description="peak learning rate of each further round; null: the first round's"

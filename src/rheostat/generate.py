@@ -33,7 +33,7 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
         return stage
     started = time.perf_counter()
     with open_executor(config) as executor:
-        stage.map(
+        made = stage.map(
             prompts.read(Prompt, prefix="train"),
             GenerateWork(config),
             key=lambda prompt: prompt.id,
@@ -48,5 +48,6 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
     summary = pool_counts(stage.rows(Response))
     stage.finish(summary)
     seconds = time.perf_counter() - started
-    run.record_timing("generate", seconds, tokens=summary["tokens"], responses=summary["responses"])
+    counts = {key: summary[key] for key in ("tokens", "responses")}
+    run.record_timing("generate", seconds, **counts, responses_made=made)
     return stage

@@ -246,7 +246,10 @@ class MethodKind(Protocol):
     HAS_DIAL: bool
 
     def models(self, dials: Sequence[str]) -> Mapping[str, str]:
-        """The trainings that it needs, by the role that each plays: tuned methods' names, as a recipe writes them."""
+        """The trainings that it needs, by the role that each plays: tuned methods' names, as a recipe writes them.
+
+        `dials` are in the order of the control text, as are a context's attributes.
+        """
         ...
 
     def build(self, context: MethodContext) -> Method:

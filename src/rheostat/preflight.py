@@ -86,7 +86,7 @@ def _methods(config: RunConfig) -> Iterator[str]:
         users = [
             method
             for method in plugins.available("methods")
-            if name.objective in plugins.load("methods", method).models(list(config.rewards)).values()
+            if name.objective in plugins.load("methods", method).models(config.control_format.names).values()
         ]
         yield f"methods: got {name.name!r}, which trains routers for other methods, allowed are {', '.join(users)}"
 

@@ -79,7 +79,7 @@ def classes_by_judge(
 ) -> dict[str, str]:
     """The class of each prompt, by its id. Raises `EndpointError`, and `InputError` for a prompt that gets none."""
     known = {**DESCRIPTIONS, **options.descriptions}
-    meanings = {name: known[name] for name in classes} | {OTHER: "none of these"}
+    meanings = {name: known[name] for name in sorted(classes)} | {OTHER: "none of these"}
     chat = StructuredChat(Endpoint(options.endpoint), options.structured)
     found: dict[str, str] = {}
     waiting = list(prompts)

@@ -91,7 +91,7 @@ def _generate(
     if stage.done:
         return stage
     started = time.perf_counter()
-    stage.map(
+    made = stage.map(
         prompts,
         work,
         key=lambda prompt: prompt.id,
@@ -105,9 +105,8 @@ def _generate(
     )
     summary = pool_counts(stage.rows(Response))
     stage.finish(summary)
-    run.record_timing(
-        stage.name, time.perf_counter() - started, tokens=summary["tokens"], responses=summary["responses"]
-    )
+    counts = {key: summary[key] for key in ("tokens", "responses")}
+    run.record_timing(stage.name, time.perf_counter() - started, **counts, responses_made=made)
     return stage
 
 
@@ -131,7 +130,7 @@ def _score(
     started = time.perf_counter()
     pool = ScoringPool(generated.stored(Response), prompts)
     prefix = f"raw-{OWN}"
-    stage.map(
+    made = stage.map(
         pool,
         ScoreWork(config, OWN),
         key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
@@ -149,7 +148,7 @@ def _score(
         ScoredResponse,
     )
     stage.finish({"responses": len(pool), **_steering_counts(stage, config, prompts, work)})
-    run.record_timing(stage.name, time.perf_counter() - started, responses=len(pool))
+    run.record_timing(stage.name, time.perf_counter() - started, responses=len(pool), responses_made=made)
     return stage
 
 

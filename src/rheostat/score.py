@@ -38,11 +38,12 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
         return stage
     started = time.perf_counter()
     pool = ScoringPool(generated.stored(Response), run.finished("prompts").read(Prompt, prefix="train"))
+    made = 0
     calibrators: dict[str, dict[str, Calibrator]] = {}
     with open_executor(config) as executor:
         for party, specs in parties(config).items():
             prefix = f"raw-{party}"
-            stage.map(
+            computed = stage.map(
                 pool if party == OWN else pool[:: judged_stride(len(pool))],
                 ScoreWork(config, party),
                 key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
@@ -55,6 +56,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
                 prefix=prefix,
                 executor=executor,
             )
+            made += computed * (party == OWN)
             raw = {name: array("d") for name in specs}
             for row in stage.rows(ScoredResponse, prefix=prefix):
                 for name, column in raw.items():
@@ -95,7 +97,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
             **_parts(stage.rows(ScoredResponse, prefix=f"raw-{OWN}"), config.rewards),
         }
     )
-    run.record_timing("score", time.perf_counter() - started, responses=len(pool))
+    run.record_timing("score", time.perf_counter() - started, responses=len(pool), responses_made=made)
     return stage
 
 

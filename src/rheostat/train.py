@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     TrainingArguments,
     set_seed,
@@ -28,7 +29,7 @@ from rheostat.objective_trainer import ObjectiveTrainer
 from rheostat.online_trainer import train_online
 from rheostat.optimisers import muon_with_adamw
 from rheostat.pair_batches import PairBatches
-from rheostat.plugins import Objective
+from rheostat.plugins import Needs, Objective
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.recipe import objective_options
 from rheostat.records import Example, Pair, Prompt
@@ -95,11 +96,17 @@ def train(
             f"{training.objective}: got {rank.count} processes of a launcher, allowed is one",
             hint="run `rheostat train RUN` without a launcher; trainings that have finished are kept",
         )
+    if module.NEEDS.rows == "prompts" and pick_device(config.device).type == "cuda" and torch.cuda.device_count() > 1:
+        raise InputError(
+            f"{training.objective}: got {torch.cuda.device_count()} visible GPUs, allowed is one: TRL refuses more "
+            "without a launcher",
+            hint="set CUDA_VISIBLE_DEVICES=0",
+        )
     if launch.is_sharded():  # FSDP places the weights, a shard on each device
-        _refuse_sharded(config)
+        _refuse_sharded(config, module.NEEDS)
     config_here = config.model_copy(update={"device": "cpu"}) if launch.is_sharded() else config
     policy = recipe_policy(config_here, _start(run, training))
-    rewarder = module.NEEDS.token_rewards_of
+    rewarder = trainings.rewarder_of(training, config)
     checkpoints = stage.path / "checkpoints"
     earlier = last_checkpoint(checkpoints)
     rows: Sequence[Example] | Sequence[Pair] = ()
@@ -131,7 +138,7 @@ def train(
             experts=_experts(run, module, config),
             rewarder=None
             if rewarder is None
-            else recipe_policy(config, _model(run, trainings.training(rewarder, config))),
+            else recipe_policy(config, _model(run, rewarder)),
             label=task_label(training, config),
             progress=progress,
             rank=rank,
@@ -160,11 +167,13 @@ def _data(run: RunDirectory, training: Training, config: RunConfig) -> dict[str,
     """What it learns from: a distillation, or prompts, the scores of their answers and how long those may be."""
     if training.data.variant != "prompts":
         return {"examples": run.finished(training.data.stage).fingerprint}
+    form = config.control_format  # its grid is what the model is asked under
     return {
         "prompts": run.finished("prompts").fingerprint,
         "share": training.data.share,
         "score": run.finished("score").fingerprint,
         "max_tokens": config.generate.max_tokens,
+        **({} if config.levels == RunConfig.model_fields["levels"].default else {"levels": form.levels}),
     }
 
 
@@ -267,6 +276,7 @@ def fine_tune(
     own = objective_options(options, objective)
     kept = _kept(rows, module.NEEDS.keeps)
     batches = _batches(policy, kept, module, config, ordered_by, rewarder, rank)
+    rewarder = None  # has said what it had to
     set_seed(config.seed)  # adapters and routers are initialised at random
     on_cpu = policy.device.type == "cpu" and not launch.is_sharded()
     with ExitStack() as held, quiet(), progress.task(label, len(batches), unit="steps") as advance:
@@ -372,7 +382,7 @@ def _optimizer(options: TrainConfig) -> tuple[Any, dict[str, Any]] | None:
     return (lambda: muon_with_adamw), {"lr": float(options.learning_rate), "weight_decay": options.weight_decay}
 
 
-def _refuse_sharded(config: RunConfig) -> None:
+def _refuse_sharded(config: RunConfig, needs: Needs) -> None:
     """Raises `InputError` for what FSDP cannot train here."""
     options = config.train
     if options.lora is not None or options.optimizer != "adamw":
@@ -380,6 +390,12 @@ def _refuse_sharded(config: RunConfig) -> None:
             f"train: got {'lora' if options.lora is not None else options.optimizer} under FSDP, allowed is adamw for "
             "all weights",
             hint="set train.lora=null and train.optimizer=adamw, or launch without FSDP: adapters rarely need it",
+        )
+    if needs.rows != "examples" or needs.importance:
+        what = "a weight's importance" if needs.importance else needs.rows
+        raise InputError(
+            f"train: got an objective that needs {what} under FSDP, allowed are those of examples alone",
+            hint="launch without FSDP: frozen models beside the trained one are not sharded",
         )
 
 

@@ -68,7 +68,17 @@ def models_of(name: MethodName, config: RunConfig) -> dict[str, Training]:
     if name.objective is not None:
         return {}
     kind: plugins.MethodKind = plugins.load("methods", name.method)
-    return {role: training(each, config) for role, each in kind.models(list(config.rewards)).items()}
+    return {role: training(each, config) for role, each in kind.models(config.control_format.names).items()}
+
+
+def rewarder_of(wanted: Training, config: RunConfig) -> Training | None:
+    """The training whose model rewards tokens: of the same share and order of pairs, from the same start."""
+    name = plugins.needs(wanted.objective).token_rewards_of
+    if name is None:
+        return None
+    own = training(name, config)
+    data = own.data.model_copy(update={"share": wanted.data.share, "by": wanted.data.by})
+    return own.model_copy(update={"data": data, "start": wanted.start})
 
 
 def requirements(wanted: Training, config: RunConfig) -> Iterator[Training]:
@@ -76,8 +86,8 @@ def requirements(wanted: Training, config: RunConfig) -> Iterator[Training]:
     needs = plugins.needs(wanted.objective)
     if wanted.start is not None:
         yield wanted.start
-    if needs.token_rewards_of is not None:
-        yield training(needs.token_rewards_of, config)
+    if (rewarder := rewarder_of(wanted, config)) is not None:
+        yield rewarder
     for each in needs.experts.values():
         yield training(each, config)
 

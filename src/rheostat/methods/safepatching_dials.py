@@ -3,8 +3,8 @@
 θ = θ0 + α·d_safety·M_SE⊙P̂_SE + β·d_helpfulness·M_OS⊙P̂_OS.
 
 The safety dial sets how much of the safety-enhancing patch is put in, the helpfulness dial how much of the one against
-over-safety; at 0 and 0 the model is the base. A dial that the run has not stands fully up; others do nothing. The
-patches and their options are those of `safepatching`.
+over-safety; at 0 and 0 the model is the base. Without a helpfulness dial its patch is put in whole; other dials do
+nothing. The patches and their options are those of `safepatching`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from rheostat.plugins import Loss, Needs, ObjectiveInputs
 from rheostat.records import Scores
 
+SAFETY = "safety"
 HARMFUL = 0.25
 """An example is harmful whose calibrated safety is at most this; ours."""
 
 
 def is_harmful(scores: Scores) -> bool:
     """Whether an example of these calibrated scores belongs to D_h."""
-    return scores.get("safety", 1.0) <= HARMFUL
+    return scores[SAFETY] <= HARMFUL
 
 
-NEEDS = Needs(control=False, keeps=is_harmful, importance=True)
+NEEDS = Needs(control=False, attributes=(SAFETY,), keeps=is_harmful, importance=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ Source: arXiv 2405.13820, its P_OS. The data are those of `ascent`.
 
 from dataclasses import dataclass
 
-from rheostat.objectives.ascent import is_harmful
+from rheostat.objectives.ascent import SAFETY, is_harmful
 from rheostat.plugins import Loss, Needs, ObjectiveInputs
 
-NEEDS = Needs(control=False, keeps=is_harmful, importance=True)
+NEEDS = Needs(control=False, attributes=(SAFETY,), keeps=is_harmful, importance=True)
 
 
 @dataclass(frozen=True, slots=True)
