@@ -355,7 +355,8 @@ def test_other_levels_are_another_training(run: Path) -> None:
         usual = load_config(directory.config_path)
         (wanted,) = [each for each in trainings(usual) if each.stage == "train/rlhf-prompts"]
         fewer = usual.model_copy(update={"levels": [0.0, 1.0]})
-        assert learned_from(directory, wanted, usual) == learned_from(directory, wanted, load_config(run / "config.yaml"))
+        again = load_config(run / "config.yaml")
+        assert learned_from(directory, wanted, usual) == learned_from(directory, wanted, again)
         assert learned_from(directory, wanted, usual) != learned_from(directory, wanted, fewer)
 
 
