@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -20,6 +20,8 @@ from rheostat import cli, pipeline, plugins, reference
 from rheostat.cli.console import print_line
 from rheostat.control import ControlFormat
 from rheostat.errors import DialError, InputError, PromptTooLong, StageMissing
+from rheostat.method_name import MethodName, Variant
+from rheostat.method_suffixes import SUFFIXES, Suffix
 from rheostat.pipeline import RunOutcome
 from rheostat.progress import LiveProgress, PlainProgress, console_progress, null_progress
 from rheostat.records import Message
@@ -573,3 +575,29 @@ def test_reference_holds_every_command_and_key() -> None:
         assert f"`rheostat {name}`" in pages["cli.md"]
     assert "`rheostat pocket build`" in pages["cli.md"]
     assert "## `generate`" in pages["configuration.md"]
+    for name in (*plugins.available("objectives"), *plugins.available("methods")):
+        is_listed = f"\n| `{name}` | " in pages["methods.md"]
+        assert is_listed == (name != "tuned"), name
+    assert re.search(r"^\| `methods` \|.*docs/methods\.md", pages["configuration.md"], re.MULTILINE)
+    assert "pip install 'rheostat[rlhf]'" in pages["methods.md"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES, ids=lambda suffix: suffix.form)
+def test_the_grammar_on_the_page_is_the_parser_s(suffix: Suffix) -> None:
+    """What the page says of each objective, held against the parser."""
+    for name in plugins.available("objectives"):
+        needs = plugins.needs(name)
+        if suffix.applies(needs):
+            assert MethodName.parse(name + suffix.example).objective == name
+        elif needs.rows not in suffix.rows or (suffix.is_steered and not needs.control):
+            with pytest.raises(ValueError, match=re.escape(f"got {name + suffix.example!r}")):
+                MethodName.parse(name + suffix.example)
+
+
+def test_the_grammar_forgets_no_suffix() -> None:
+    """Every part of a parsed name but its method, and every variant, is one suffix's."""
+    taken = [MethodName.parse(f"{'dpo' if 'pairs' in each.rows else 'exmate'}{each.example}") for each in SUFFIXES]
+    plain = MethodName.parse("dpo")
+    parts = {key for name in taken for key, value in name if value != getattr(plain, key)}
+    assert parts == set(MethodName.model_fields) - {"method"}
+    assert {name.variant for name in taken} - {None} == set(get_args(Variant))

@@ -3,14 +3,18 @@
 import inspect
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rheostat import calibration, metrics, records
+from rheostat import calibration, metrics, online_trainer, records, train
 from rheostat.config import SuiteConfig
 from rheostat.grid import Grid
+from rheostat.method_suffixes import SUFFIXES
+from rheostat.mixing import ClassCounts
+from rheostat.pairing import PairCounts
 from rheostat.records import (
     EvaluationRow,
     Example,
@@ -31,10 +35,15 @@ ROW_TYPES: list[type[Record]] = [Prompt, Response, ScoredResponse, Example, Pair
 
 def table_under(heading: str) -> dict[str, str]:
     """The first two columns of the table under a heading, first by its back-quoted name."""
-    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", FORMATS, re.DOTALL | re.MULTILINE)
-    assert section is not None, heading
-    rows = [line.strip("|").split(" | ") for line in section[1].splitlines() if line.startswith("| `")]
+    rows = [line.strip("|").split(" | ") for line in section(heading).splitlines() if line.startswith("| `")]
     return {row[0].strip(" `"): row[1].strip() for row in rows}
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", FORMATS, re.DOTALL | re.MULTILINE)
+    assert found is not None, heading
+    return found[1]
 
 
 def test_no_row_type_is_forgotten() -> None:
@@ -78,6 +87,31 @@ def test_every_key_of_the_suite_is_documented() -> None:
     points = method_rates(rows, SuiteConfig(prompts="x.csv"), resamples=1, seed=0)
     documented = {name for name in table_under("evaluation.json") if name.startswith("suite.methods.METHOD.")}
     assert documented == {f"suite.methods.METHOD.{key}" for key in points[0]}
+
+
+def test_a_method_row_names_every_suffix() -> None:
+    row = next(line for line in FORMATS.splitlines() if line.startswith("| METHOD |"))
+    for suffix in SUFFIXES:
+        assert ("a dial's name" if suffix.form == "+DIAL" else f"`{suffix.form}`") in row, suffix.form
+
+
+def test_no_table_is_cut_in_two() -> None:
+    """A table begins with its head: no row stands after a blank line without one."""
+    blocks = [block.splitlines() for block in re.split(r"\n\s*\n", FORMATS)]
+    tables = [block for block in blocks if block[0].startswith("|")]
+    assert tables and all(set(table[1]) <= set("|-") for table in tables), "a table without its head"
+
+
+def test_every_count_of_a_training_is_documented() -> None:
+    """What the two trainers give as their figures, read off their source: a training takes too long for that."""
+    documented = set(re.findall(r"`(\w+)`", section("What a stage's summary counts")))
+    for module in (train, online_trainer):
+        source = inspect.getsource(module)
+        returned = re.search(r"    return \{\n(        \"steps\".*?)\n    \}", source, re.DOTALL)
+        assert returned is not None, module
+        assert set(re.findall(r"^        \"(\w+)\":", returned[1], re.MULTILINE)) <= documented
+    assert {field.name for field in fields(PairCounts)} <= documented
+    assert {field.name for field in fields(ClassCounts)} <= documented
 
 
 def test_every_key_of_a_calibrator_is_documented() -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from rheostat import cli, pipeline
 from rheostat.config import RunConfig
 from rheostat.errors import PromptFileError
-from rheostat.machine import look, matmul_rate
+from rheostat.machine import OPTIONAL, look, matmul_rate
 from rheostat.machine_tables import duration, size
 from rheostat.plan import measured_plan, prompt_counts, reckoned_plan, scaled
 from rheostat.recipe import load_config
@@ -138,6 +138,17 @@ def test_a_reckoned_plan_bounds_the_tokens() -> None:
     assert reckoned_plan(config, rate=2e12).seconds == pytest.approx(plan.seconds / 2)
 
 
+def test_a_mixture_of_distributions_costs_a_forward_of_each_expert() -> None:
+    """Two experts: beside soups, whose weights are mixed beforehand, one generation of the same answers more."""
+    plan = reckoned_plan(recipe("methods=[soups, logit_mixing, base]"), rate=1e12)
+    steps = {step.name: step for step in plan.steps}
+    mixed, averaged, plain = (steps[f"optimization {name}"] for name in ("logit_mixing", "soups", "base"))
+    assert mixed.tokens == averaged.tokens == plain.tokens
+    assert averaged.seconds == pytest.approx(plain.seconds)
+    pool = steps["generate"]  # 20 · 8 responses of the same length; the answers are 4 · 4
+    assert mixed.seconds - averaged.seconds == pytest.approx(pool.seconds * (4 * 4) / (20 * 8))
+
+
 def test_counts_are_those_of_the_splits() -> None:
     assert prompt_counts(recipe()) == {"train": 20, "optimization": 4, "generalization": 4}
     with pytest.raises(PromptFileError):
@@ -161,6 +172,7 @@ def test_this_machine_is_seen() -> None:
 def test_the_doctor_says_what_fits() -> None:
     found = CliRunner().invoke(cli.app, ["doctor"])
     assert found.exit_code == 0, found.output
+    assert "rlhf" in OPTIONAL["trl"]
     assert "cpu:" in found.output and "LoRA, bfloat16" in found.output and "bitsandbytes" in found.output
 
 

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+import re
+import shlex
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +356,13 @@ def test_the_method_of_each_round_is_found_by_what_it_is() -> None:
     """A recipe may write the suffixes in another order."""
     names = [MethodName.parse(each) for each in ("exmate+round2+raw", "exmate+raw+round2")]
     assert names[0].identity() == names[1].identity()
+
+
+def test_the_command_of_the_document_uses_what_it_recommends() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "rounds.md").read_text(encoding="utf-8")
+    command = re.search(r"^rheostat run pocket (.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert command is not None
+    given = shlex.split(command[1].replace("\\\n", " "))
+    wanted = [value for flag, value in pairwise(given) if flag == "--set"]
+    rounds = load_config("pocket", wanted).rounds
+    assert (rounds.steps, rounds.learning_rate) == (250, 3e-4)

@@ -176,7 +176,7 @@ class CounterfactualConfig(Block):
 
 
 class LoraConfig(Block):
-    """`auto`: low-rank adapters for a model of more than `lora_above` parameters; null: never; keys: always, so."""
+    """`auto`: an objective's own adapter (spe_dpo), else one above `lora_above`; null: never; keys: always, so."""
 
     rank: Count = Field(16, description="rank of the adapters")
     layers: Literal["all", "mlp_output"] = Field(
@@ -204,10 +204,14 @@ LearningRate = Annotated[
 class TrainConfig(Block):
     """Fine-tuning through transformers.Trainer."""
 
-    variant: Variant = Field("moec", description="examples of methods without a `+raw` or `+moec` suffix")
-    epochs: Annotated[float, Field(gt=0)] = Field(4.0, description="passes over the examples")
+    variant: Variant = Field(
+        "moec", description="examples of methods without a suffix `+moec`, `+raw` or `+pool` (docs/methods.md)"
+    )
+    epochs: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="passes over the rows: examples, pairs, or prompts of an objective that answers them (rlhf)"
+    )
     steps: Count | None = Field(
-        None, description="train for so many steps, whatever the number of examples, instead of `epochs`"
+        None, description="train for so many steps, whatever the number of rows, instead of `epochs`"
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
@@ -217,7 +221,9 @@ class TrainConfig(Block):
         "auto",
         description="peak; `auto`: 2e-4 for adapters; for all weights 5e-4 up to 100 million parameters, else 1e-5",
     )
-    batch_size: Count = Field(32, description="examples a step")
+    batch_size: Count = Field(
+        32, description="examples or pairs a step; of no account to rlhf, whose options `prompts` and `samples` say it"
+    )
     accumulation: Count = Field(
         1,
         description="passes that a step's batch is computed in: less memory, the same gradient, one more forward pass",
@@ -335,9 +341,10 @@ class RunConfig(Block):
     methods: list[str] = Field(
         ["base", "prompting", "reranking", "clm", "exmate"],
         min_length=1,
-        description="what to compare: base, prompting, reranking, or an objective; suffixes +raw, +moec, "
-        "+x0.25 (a share of the prompts), +reranking, +round2, +from_OBJECTIVE; of those that learn from pairs a "
-        "dial's name (which response is preferred) and +fdc",
+        description="what to compare: files in methods/ (base, prompting, soups, …) and trained objectives, files in "
+        "objectives/ (exmate, dpo, rlhf, …), which take suffixes: +raw, +moec, +pool and +round2 where they learn from "
+        "examples, a dial's name and +fdc where from pairs, +x0.25, +from_OBJECTIVE and +reranking all; "
+        "docs/methods.md has every name and suffix",
     )
     method_options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of a method, by its file's name in methods/"

@@ -17,7 +17,7 @@ OPTIONAL = {
     "bitsandbytes": "4-bit loading on CUDA",
     "ray": "executor: ray",
     "openai": "engine: openai, rewards of kind judge",
-    "trl": "reward fit on pairs; the benchmarks' rivals",
+    "trl": "objectives trained online (rlhf); reward fit on pairs",
     "flash_attn": "attention: flash_attention_2",
     "vllm": "a fast server for exported models",
 }

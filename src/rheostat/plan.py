@@ -31,7 +31,7 @@ from rheostat.suite_prompts import STAGE as SUITE
 from rheostat.suite_prompts import read_suite
 from rheostat.train import task_label
 from rheostat.training_plan import settled
-from rheostat.trainings import Training, trainings
+from rheostat.trainings import Training, models_of, trainings
 
 UTILISATION = {"generate": 0.20, "score": 0.64, "train": 0.57}
 """Shares of the rate of matrix products that the hot paths reached on two CPU cores (benchmarks/results/)."""
@@ -276,13 +276,13 @@ def _reckoned(
         scorers = len(scorers_of(evaluation, config)) * len(config.rewards)
         for name in config.method_names if counts[evaluation] else ():
             asked = counts[evaluation] * _candidates(name, config, cells)
-            spent = generated(asked, longest) + scored(asked, longest, scorers + 1)
+            spent = generated(asked, longest) * _forwards(name, config) + scored(asked, longest, scorers + 1)
             yield Step(f"{evaluation} {name.name}", f"{counts[evaluation]:,} prompts", asked * longest, spent)
     if config.suite is not None:
         prompts, swept = suite_count(config), len(settings(config.suite, config))
         for name in config.method_names:
             asked = prompts * _candidates(name, config, swept)
-            spent = generated(asked, longest) + scored(asked, longest, len(config.rewards))
+            spent = generated(asked, longest) * _forwards(name, config) + scored(asked, longest, len(config.rewards))
             yield Step(f"suite {name.name}", f"{prompts:,} prompts", asked * longest, spent)
     forged = min(config.evaluate.forged_prompts, counts["optimization"])
     extra = ((CALIBRATION, config.prompts.calibration_limit, cells), (FORGED, forged, ATTEMPTS))
@@ -335,3 +335,8 @@ def _candidates(name: MethodName, config: RunConfig, cells: int) -> int:
     if name.reranking:
         return samples * cells
     return samples if name.method == "reranking" else cells
+
+
+def _forwards(name: MethodName, config: RunConfig) -> int:
+    """Forward passes that a token costs: of a mixture of distributions one an expert, of all others one."""
+    return len(models_of(name, config)) if name.method == "logit_mixing" else 1
