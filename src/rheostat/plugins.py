@@ -434,6 +434,11 @@ def available(kind: Kind) -> list[str]:
     )
 
 
+def named_methods() -> list[str]:
+    """The methods that a recipe calls by their file's name: all but `tuned`, which it calls by the objective's."""
+    return [name for name in available("methods") if name != "tuned"]
+
+
 def load(kind: Kind, name: str) -> ModuleType:
     """The plug-in file `name` of a kind; raises `PluginNotFound` with the nearest name."""
     names = available(kind)
