@@ -125,10 +125,10 @@ def test_judges_shorthand() -> None:
         ({"methods": ["clm", "clm"]}, "allowed is each method once"),
         ({"methods": ["exmat"]}, "(did you mean 'exmate'?)"),
         ({"methods": ["prompting+raw"]}, "allowed suffixes of prompting are none"),
-        ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are, each once, raw, moec, pool, reranking"),
+        ({"methods": ["clm+raw+moec"]}, "allowed suffixes of clm are, each once, raw, moec, pool, round2, reranking"),
         ({"judges": {"j": {"safety": "x"}}}, "judges.j: got safety, allowed is exactly helpfulness, safety"),
         ({"train": {"objectives": {"exmat": {}}}}, "(did you mean 'exmate'?)"),
-        ({"methods": ["clm+x0"]}, "allowed suffixes of clm are, each once, raw, moec, pool, reranking, x0.25"),
+        ({"methods": ["clm+x0"]}, "allowed suffixes of clm are, each once, raw, moec, pool, round2, reranking, x0.25"),
         ({"methods": ["clm+x0.5+x0.25"]}, "got 'clm+x0.5+x0.25'"),
         ({"methods": ["base+x0.5"]}, "allowed suffixes of base are none"),
         (
@@ -143,6 +143,23 @@ def test_judges_shorthand() -> None:
             {"train": {"objectives": {"exmate": {"weight": -1}}}},
             "weight: got -1.0, allowed is a finite number",
         ),
+        ({"methods": ["exmate+Raw"]}, "got 'exmate+Raw', allowed suffixes of exmate are, each once, raw, moec, pool, "),
+        ({"methods": ["exmate+Raw"]}, "(did you mean 'raw'?)"),
+        ({"methods": ["dpo+helpfullness"]}, "(did you mean 'helpfulness'?)"),
+        ({"methods": ["dpo+x2"]},
+         "each once, fdc, helpfulness, safety, reranking, x0.25 (a share of the prompts), from_"),
+        ({"methods": ["rlhf+from_exmte"]}, "(did you mean 'from_exmate'?)"),
+        ({"methods": ["rlhf+round"]}, "allowed suffixes of rlhf are, each once, reranking, x0.25 (a share of the "
+                                      "prompts), from_OBJECTIVE (one of adpo, ascent, bfpo, clm, "),
+        ({"methods": ["rlhf+from_midpo_router"]}, "midpo_router trains routers and leaves no model to start from"),
+        ({"methods": ["bfpo+safety"]}, "got 'bfpo+safety': of bfpo's pairs the response of more helpfulness is by "
+                                       "definition the chosen one, allowed is bfpo without +safety"),
+        ({"method_options": {"tune": {}}}, "got 'tune', allowed are base, logit_mixing, "),
+        ({"method_options": {"tuned": {}}}, "got 'tuned', allowed are base, "),
+        ({"train": {"overrides": {"dpo": {"lora": {"rnk": 3}}}}},
+         "train.overrides.dpo.lora.rnk: unknown key (did you mean 'rank'?); allowed are alpha, dropout, layers, rank"),
+        ({"train": {"overrides": {"dpo": {"counterfactual": {"fractoin": 1}}}}},
+         "train.overrides.dpo.counterfactual.fractoin: unknown key (did you mean 'fraction'?)"),
         ({"train": {"steps": 0}}, "train.steps: got 0"),
         ({"dtype": "int8"}, "dtype: got 'int8'"),
         ({"generate": 5}, "generate: got 5"),
@@ -152,6 +169,33 @@ def test_judges_shorthand() -> None:
 def test_problem_is_named(changes: dict[str, Any], expected: str) -> None:
     found = problems(**changes)
     assert any(expected in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": {"overrides": {"dpo": {1: 2}}}}, "train.overrides.dpo.1: got 1; input should be text"),
+        ({"train": {"overrides": {"dpo": {True: 2}}}}, "train.overrides.dpo.1: got True; input should be text"),
+        ({"train": {"overrides": {"dpo": {"lora": {1: 2}}}}},
+         "train.overrides.dpo.lora.1: got 1; keys should be strings"),
+        ({"train": {"objectives": {"dpo": {1: 2}}}}, "train.objectives.dpo.1: got 1; input should be text"),
+        ({"method_options": {"soups": {1: 2}}}, "method_options.soups.1: got 1; input should be text"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_no_text_is_told_once(changes: dict[str, Any], expected: str) -> None:
+    assert problems(**changes) == (expected,)
+
+
+def test_every_method_is_told_of_once() -> None:
+    methods = ["base", "exmat", "dpo+raw", "dpo+safety", "clm+safety", "dpo+fdc"]
+    told = problems(methods=methods, rewards={"helpfulness": "x"})
+    assert [each.partition(";")[0].partition(", ")[0] for each in told] == [
+        "methods.1: got 'exmat'",
+        "methods.2: got 'dpo+raw': dpo learns from pairs",
+        "methods.4: got 'clm+safety': clm learns from examples",
+        "methods: got 'dpo+safety'",
+        "methods: got 'dpo+fdc' without `mixing`",
+    ]
 
 
 def test_missing_keys_are_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -182,7 +183,7 @@ def test_what_is_cut_off_a_long_prompt_is_never_the_control(merged: Path) -> Non
             "safety: got the default 0.5, allowed are its levels 0.75, 1",
         ),
         ({"form": "adapter", "dtype": "bfloat16"}, InputError, "--dtype: got bfloat16 with --adapter"),
-        ({"method": "exmate"}, ModelError, "this run's tuned models are clm"),
+        ({"method": "exmate"}, ModelError, "got the method 'exmate'; this run's models with dials are clm"),
     ],
 )
 def test_what_cannot_be_exported_is_named_and_nothing_written(
@@ -205,6 +206,32 @@ def test_a_wrong_argument_is_named(restricted_run: Path, tmp_path: Path, argumen
     command = ["export", str(restricted_run), "--to", str(tmp_path / "x"), "--floor", argument]
     result = CliRunner().invoke(app, command)
     assert result.exit_code != 0 and said in f"{result.output}{result.exception}"
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("dpo", "dpo has no dial"),
+        ("clm+reranking", "clm+reranking answers many times and keeps one answer, which is more than a model"),
+        ("soups", "soups is made of several models and cannot be used or exported as one"),
+        ("base", "base trains no model of its own"),
+    ],
+)
+@pytest.mark.parametrize("command", [["respond", "hi", "--run"], ["chat", "--run"], ["export"]])
+def test_a_method_of_the_run_that_has_no_model_to_turn_says_why(
+    restricted_run: Path, tmp_path: Path, command: list[str], method: str, said: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("rheostat.json", "config.yaml"):
+        shutil.copy(restricted_run / name, run)
+    recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    recipe["methods"] = ["base", "clm", "dpo", "clm+reranking", "soups"]
+    (run / "config.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    where = ["--to", str(tmp_path / "x")] if command == ["export"] else []
+    result = CliRunner().invoke(app, [*command, str(run), *where, "--method", method])
+    assert result.exit_code == 2
+    assert f"{said}; this run's models with dials are clm hint:" in " ".join(result.output.split()), result.output
 
 
 def test_a_fully_tuned_run_has_no_adapter(restricted_run: Path, tmp_path: Path) -> None:

@@ -164,13 +164,32 @@ def test_bad_options_are_refused(module: Any, bad: dict[str, float]) -> None:
 
 
 def test_a_training_of_routers_is_no_method_and_older_adapters_keep_their_fingerprint() -> None:
-    with pytest.raises(ConfigError, match="got 'midpo_router', which trains routers .* allowed are midpo"):
+    with pytest.raises(ConfigError, match="got 'midpo_router', which trains routers .* allowed are midpo") as caught:
         preflight.check(load_config("pocket", ["methods=[base,midpo_router]"]))
+    assert "paths" not in caught.value.hint
     older = load_config("pocket", ["train.lora.rank=4"]).train
     assert _plain(older)["lora"] == {"rank": 4, "alpha": 32.0, "dropout": 0.0}
     elsewhere = load_config("pocket", ["train.lora.layers=mlp_output"]).train
     assert _plain(elsewhere)["lora"]["layers"] == "mlp_output"
     assert LoraConfig().layers == "all"
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("midpo", "train.lora=null", "train.lora: got null for spe_dpo, whose adapter is an expert of midpo_router"),
+        ("midpo_gates", "train.overrides={spe_dpo: {lora: null}}",
+         "train.overrides.spe_dpo.lora: got null for spe_dpo, whose adapter is an expert of midpo_gates"),
+        ("midpo", "train.accumulation=2", "train.accumulation: got 2 for midpo_router, allowed is 1"),
+    ],
+)  # fmt: skip
+def test_what_its_trainings_would_refuse_is_told_beforehand(method: str, given: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(load_config("pocket", [f"methods=[base,{method}]", given]))
+    (problem,) = caught.value.problems
+    assert problem.startswith(said) and "paths" not in caught.value.hint
+    preflight.check(load_config("pocket", [f"methods=[base,{method}]"]))
+    preflight.check(load_config("pocket", ["methods=[base,spe_dpo]", given]))
 
 
 def test_a_run_of_midpo_through_the_command_line(tmp_path: Path) -> None:

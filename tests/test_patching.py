@@ -28,8 +28,9 @@ from rheostat.patch_tables import by_layer
 from rheostat.patches import ROLES, patches_of
 from rheostat.patching import difference_masks, importance, masked_delta, most_important, retained
 from rheostat.plugins import LogProbabilities, ObjectiveInputs
-from rheostat.recipe import load_config
+from rheostat.recipe import load_config, to_yaml
 from rheostat.records import Example, Message
+from rheostat.rundir import RunDirectory
 from rheostat.train import fine_tune
 from rheostat.weight_importance import read_importance, weight_importance, write_importance
 from rheostat.weight_mixing import WeightMixer, parameters_of
@@ -281,7 +282,9 @@ def written(folder: Path, model: Path, *, change: float = 1e-3) -> Path:
     for name, places in (("one.0.weight", [1, 7]), ("two", [5])):
         at = torch.tensor(places)
         tensors[name] = PatchedTensor(at, torch.full((len(places),), change), weights[name].flatten()[at])
-    write_patch(folder, tensors, {"model": "the base", "tensors": {}})
+    counts = {name: {"weights": each.numel()} for name, each in weights.items()}
+    card = {"kind": "SafePatching", "model": "the base", "options": {"alpha": 1.0}, "tensors": counts}
+    write_patch(folder, tensors, card)
     return folder
 
 
@@ -328,6 +331,53 @@ def test_a_model_that_is_not_the_patchs_is_refused_and_nothing_is_left(tmp_path:
         read_patch(patch)
     with pytest.raises(StageMissing, match="without importance"):
         read_importance(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ('{"a": 1}', "got no kind and no model and no options and no tensors of a patch"),
+        ('{"kind": "x", "model": "m", "options": {"a": 1}, "tensors": {}}', "got no tensors"),
+        ('{"kind": "x", "model": "m", "options": {"a": 1}, "tensors": {"a": 3}}', "tensors.a got no number of weights"),
+        ('{"kind": "x", "model": "m", "options": {"a": 1}, "tensors": {"a": {"weights": 0}}}', "no number of weights"),
+        ('{"kind": "x", "model": "m", "options": {"a": 1}, "tensors": {"a": {"weights": 2, "enhancing": "b"}}}',
+         "tensors.a got no number of changes"),
+        ('{"kind": "x", "model": "m", "options": {"a": null}, "tensors": {"a": {"weights": 2}}}', "no numbers"),
+        ("[", "patch.json is corrupt: got no kind"),
+    ],
+)  # fmt: skip
+def test_a_card_that_is_none_is_corrupt(tmp_path: Path, card: str, said: str) -> None:
+    (tmp_path / "patch.json").write_text(card, encoding="utf-8")
+    refused(("patch", str(tmp_path)), said, "hint: make the patch again, with `rheostat patch RUN --to DIR`")
+
+
+def test_broken_weights_and_a_copy_into_the_model_itself_are_refused(tmp_path: Path, model: Path) -> None:
+    patch, there = written(tmp_path / "patch", model), tmp_path / "there"
+    inside = ("patch", str(patch), "--model", str(model), "--to", str(model / "inside" / "it"))
+    refused(inside, "which is inside the model", "allowed is a folder elsewhere")
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+    whole = safetensors.torch.load_file(patch / "patch.safetensors")
+    for part, wrong in (("places", torch.tensor([-1])), ("change", torch.ones(3)), ("places", torch.ones(1))):
+        safetensors.torch.save_file({**whole, f"two/{part}": wrong}, patch / "patch.safetensors")
+        refused(("patch", str(patch), "--model", str(model), "--to", str(there)), "patch.safetensors is corrupt: two")
+    safetensors.torch.save_file(whole, patch / "patch.safetensors")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    refused(("patch", str(patch), "--model", str(model), "--to", str(there)), "cannot read its model.safetensors")
+    assert not there.exists()
+
+
+def test_a_run_without_safepatching_is_told_to_add_it(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", create=True) as directory:
+        directory.write_config(to_yaml(load_config("pocket")))
+    refused(("patch", str(tmp_path / "run"), "--to", str(tmp_path / "patch")), "hint: add safepatching to `methods`")
+
+
+def refused(arguments: tuple[str, ...], *said: str) -> None:
+    """Refused as the user's fault, with these words."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 2, result.output
+    shown = " ".join(result.output.split())
+    assert all(each in shown for each in said), shown
 
 
 def run(*arguments: str) -> str:

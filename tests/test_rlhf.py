@@ -307,6 +307,17 @@ def test_a_training_without_trl_is_told_what_to_install(tmp_path: Path, monkeypa
         preflight.check(load_config("pocket", ["methods=[rlhf]"]))
 
 
+def test_passes_that_do_not_divide_a_step_are_told_of_beforehand() -> None:
+    given = ["methods=[rlhf]", "train.objectives={rlhf: {prompts: 3, samples: 4}}"]
+    preflight.check(load_config("pocket", [*given, "train.accumulation=6"]))
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(load_config("pocket", [*given, "train.overrides={rlhf: {accumulation: 5}}"]))
+    assert caught.value.problems == (
+        "train.overrides.rlhf.accumulation: got 5 for rlhf, allowed is what divides a step's 3 prompts · 4 samples; "
+        "train.overrides.rlhf.accumulation=1 does",
+    )
+
+
 def test_what_learns_from_prompts_needs_no_distillation() -> None:
     found = trainings(load_config("pocket", ["methods=[rlhf, rlhf+from_exmate, rlhf+x0.5]"]))
     assert [each.stage for each in found] == [

@@ -13,7 +13,8 @@ from torch import Tensor
 from rheostat import plugins
 from rheostat.config import LoraConfig
 from rheostat.control import ControlFormat
-from rheostat.errors import ModelError
+from rheostat.errors import ConfigError, ModelError
+from rheostat.method_checks import method_problems
 from rheostat.methods import soups, task_arithmetic
 from rheostat.models import Policy, load_policy
 from rheostat.plugins import (
@@ -24,6 +25,7 @@ from rheostat.plugins import (
     Progress,
     Sampling,
 )
+from rheostat.preflight import check
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair
 from rheostat.simplex import simplex
@@ -34,6 +36,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FORMAT = ControlFormat((plugins.attribute("helpfulness"), plugins.attribute("safety")))
 LEVEL = st.floats(0, 1)
 DIALS = st.dictionaries(st.sampled_from("abcd"), LEVEL, min_size=1)
+
+
+def test_a_recipe_that_cannot_be_mixed_is_told_of_beforehand() -> None:
+    """Of one dial soups and logit mixing would be one expert; weights of 4 bits cannot be added."""
+    methods = ["soups", "task_arithmetic", "safepatching", "safepatching_dials", "logit_mixing"]
+    config = load_config("pocket", [f"methods={methods}"])
+    assert not list(method_problems(config))
+    one = {"rewards": {"safety": config.rewards["safety"]}, "judges": {}, "suite": None}
+    told = [f"methods: got {name!r} with the dials safety, allowed are 2 or more" for name in ("soups", "logit_mixing")]
+    with pytest.raises(ConfigError) as caught:
+        check(config.model_copy(update=one))
+    assert [each.rpartition(":")[0] for each in caught.value.problems] == told
+    assert "relative" not in caught.value.hint
+    short = list(method_problems(config.model_copy(update={"quantization": "4bit"})))
+    assert [each.partition(" with")[0] for each in short] == [f"methods: got {name!r}" for name in methods[:4]]
+    assert "weights of 4 bits cannot be mixed" in short[0]
 
 
 def test_a_delta_by_hand() -> None:

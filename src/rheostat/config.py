@@ -328,6 +328,12 @@ class ExecutorConfig(Block):
         return dict(self.model_extra or {})
 
 
+def _parsed(name: str) -> str:
+    """A method's name that can be parsed; raises `ValueError`."""
+    MethodName.parse(name)
+    return name
+
+
 class RunConfig(Block):
     """A whole run."""
 
@@ -338,7 +344,7 @@ class RunConfig(Block):
         default_factory=dict,
         description="parties that took no part in labelling, for the generalization evaluation",
     )
-    methods: list[str] = Field(
+    methods: list[Annotated[str, AfterValidator(_parsed)]] = Field(
         ["base", "prompting", "reranking", "clm", "exmate"],
         min_length=1,
         description="what to compare: files in methods/ (base, prompting, soups, …) and trained objectives, files in "
@@ -422,9 +428,7 @@ class RunConfig(Block):
 
     @field_validator("methods")
     @classmethod
-    def _methods_exist(cls, methods: list[str]) -> list[str]:
-        for name in methods:
-            MethodName.parse(name)
+    def _methods_differ(cls, methods: list[str]) -> list[str]:
         if len(set(methods)) < len(methods):
             raise ValueError(f"got {methods}, allowed is each method once")
         return methods
@@ -457,15 +461,6 @@ class RunConfig(Block):
                 raise ValueError(f"suite.dial: got {self.suite.dial!r}, allowed are {', '.join(self.rewards)}")
             if self.suite.judge not in parties:
                 raise ValueError(f"suite.judge: got {self.suite.judge!r}, allowed are {', '.join(parties)}")
-        return self
-
-    @model_validator(mode="after")
-    def _names_have_what_they_say(self) -> "RunConfig":
-        for name in self.method_names:
-            if name.by is not None and name.by not in self.rewards:
-                raise ValueError(f"methods: got {name.name!r}, allowed are the dials {', '.join(self.rewards)}")
-            if name.mixed and self.mixing is None:
-                raise ValueError(f"methods: got {name.name!r} without `mixing`, allowed is one with that block")
         return self
 
     @model_validator(mode="after")

@@ -108,7 +108,7 @@ def expand_reward(value: Any) -> Any:
 
 def known(kind: plugins.Kind, name: str) -> str:
     """A plug-in's name that exists; raises `ValueError` with the nearest."""
-    names = plugins.available(kind)
+    names = plugins.named_methods() if kind == "methods" else plugins.available(kind)
     if name not in names:
         raise ValueError(f"got {name!r}, allowed are {', '.join(names)}{did_you_mean(name, names)}")
     return name

@@ -118,7 +118,7 @@ def _kind(annotation: Any, limits: str = "") -> str:
         kinds[1:] = ["such a list by name" if kind == f"{kinds[0]} by name" else kind for kind in kinds[1:]]
         return " or ".join(kinds) + (", or null" if type(None) in inner else "")
     if origin is list:
-        if _is_text_too(inner[0]) and inner[0] is not str:
+        if _is_text_too(inner[0]) and _inner_block(inner[0])[0] is not None:
             return "list of these"
         kind, _, within = _kind(inner[0]).partition(" ")
         return f"list of {kind}s {within}".strip()

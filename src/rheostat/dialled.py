@@ -10,6 +10,7 @@ from rheostat import plugins
 from rheostat.card import read_card
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
+from rheostat.method_name import MethodName
 from rheostat.model_files import resolve
 from rheostat.models import load_policy
 from rheostat.plugins import Engine, GenerationRequest, Sampling
@@ -99,12 +100,26 @@ def tuned_model(run: RunDirectory, method: str | None) -> tuple[Path, str]:
     config = load_config(run.config_path)
     tuned = {name.name: name for name in config.method_names if name.is_dialled_model}
     if not tuned or (method is not None and method not in tuned):
+        known = {name.name: name for name in config.method_names}
+        said = f"{method} {_unfit(known[method])};" if method in known else f"got the method {method!r};"
         raise ModelError(
-            f"got the method {method!r}; this run's tuned models are {', '.join(tuned) or 'none'}",
-            hint="name one of those, or add an objective to `methods` and run again",
+            f"{said} this run's models with dials are {', '.join(tuned) or 'none'}",
+            hint="name one of those, or add an objective that learns dials to `methods` and run again",
         )
     chosen = method or ("exmate" if "exmate" in tuned else list(tuned)[-1])
     return run.finished(Training.of(tuned[chosen], config).stage).path / "model", chosen
+
+
+def _unfit(name: MethodName) -> str:
+    """Why a method of a run is no model that can be turned by itself."""
+    if name.reranking:
+        return "answers many times and keeps one answer, which is more than a model"
+    if name.objective is not None:
+        return "has no dial"
+    kind: plugins.MethodKind = plugins.load("methods", name.method)
+    if kind.models(plugins.available("attributes")):
+        return "is made of several models and cannot be used or exported as one"
+    return "trains no model of its own"
 
 
 def adapter_of(model: Path) -> Path:

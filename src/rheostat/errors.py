@@ -127,7 +127,7 @@ class StorageError(RunDirectoryError):
     """The directory cannot be written, or the disk is full."""
 
 
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """` (did you mean 'NEAREST'?)`, or nothing where none of `names` is like `name`."""
-    near = difflib.get_close_matches(name, names, n=1)
+def did_you_mean(name: object, names: Sequence[str]) -> str:
+    """` (did you mean 'NEAREST'?)`, or nothing where none of `names` is like `name`, a key of YAML: any value."""
+    near = difflib.get_close_matches(str(name), names, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -112,7 +112,7 @@ class MethodName(BaseModel):
         """Parse; raises `ValueError` naming what is allowed."""
         head, *suffixes = name.split("+")
         trainable = plugins.available("objectives")
-        free = [method for method in plugins.available("methods") if method != "tuned"]
+        free = plugins.named_methods()
         if head not in trainable + free:
             raise ValueError(
                 f"got {name!r}, allowed are {', '.join(free + trainable)}{did_you_mean(head, free + trainable)}"
@@ -121,12 +121,12 @@ class MethodName(BaseModel):
             if suffixes:
                 raise ValueError(f"got {name!r}, allowed suffixes of {head} are none")
             return cls(name=name, method=head)
-        return cls(name=name, method="tuned", objective=head, **_parts(name, head, suffixes, trainable))
+        return cls(name=name, method="tuned", objective=head, **_parts(name, head, suffixes))
 
 
-def _parts(name: str, head: str, suffixes: Sequence[str], trainable: Sequence[str]) -> dict[str, Any]:
+def _parts(name: str, head: str, suffixes: Sequence[str]) -> dict[str, Any]:
     """What the suffixes of a tuned method say."""
-    dials = plugins.available("attributes")
+    dials, trainable = plugins.available("attributes"), plugins.available("objectives")
     found: dict[str, Any] = {}
     for suffix in suffixes:
         part: dict[str, Any]
@@ -147,15 +147,40 @@ def _parts(name: str, head: str, suffixes: Sequence[str], trainable: Sequence[st
         else:
             part = {}
         if not part or part.keys() & found.keys():
-            raise ValueError(
-                f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(_VARIANTS)}, reranking, x0.25 (a "
-                f"share of the prompts), round2, from_OBJECTIVE, and of one that learns from pairs fdc, "
-                f"{', '.join(dials)}"
-            )
+            known = [*_own_suffixes(head), "reranking", *(f"from_{start}" for start in _starts())]
+            near = "" if part else did_you_mean(suffix, known)
+            raise ValueError(f"got {name!r}, allowed suffixes of {head} are, each once, {_suffixes(head)}{near}")
         found |= part
     if found.keys() & {"by", "mixed", "variant", "round"}:
         _refuse_unfit(name, head, found)
+    start = found.get("start")
+    if start is not None and start not in _OF_EXAMPLES and start not in _starts():
+        raise ValueError(
+            f"got {name!r}: {start} trains routers and leaves no model to start from, allowed after from_ are "
+            f"{', '.join(_starts())}"
+        )
     return found
+
+
+def _starts() -> list[str]:
+    """The objectives whose trainings leave a model that another can start from. Loads them."""
+    return [name for name in plugins.available("objectives") if not plugins.needs(name).experts]
+
+
+def _own_suffixes(head: str) -> list[str]:
+    """The suffixes that say something to what an objective learns from, beside those that all take. Loads it."""
+    needs = plugins.needs(head)
+    if needs.rows == "examples":
+        return [*_VARIANTS, *(["round2"] if needs.control else [])]
+    if needs.rows == "prompts":
+        return []
+    return ["fdc", *([needs.ordered_by] if needs.ordered_by else plugins.available("attributes"))]
+
+
+def _suffixes(head: str) -> str:
+    """All suffixes of an objective, for people."""
+    every = ["reranking", "x0.25 (a share of the prompts)", f"from_OBJECTIVE (one of {', '.join(_starts())})"]
+    return ", ".join([*_own_suffixes(head), *every])
 
 
 def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
@@ -171,6 +196,11 @@ def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
         raise ValueError(f"got {name!r}: {head} learns from {rows}, to which {listed} says nothing")
     if "round" in found and not needs.control:
         raise ValueError(f"got {name!r}: {head} reads no control, by which a further round is steered")
+    if "by" in found and needs.ordered_by not in (None, found["by"]):
+        raise ValueError(
+            f"got {name!r}: of {head}'s pairs the response of more {needs.ordered_by} is by definition the chosen one, "
+            f"allowed is {head} without +{found['by']}"
+        )
 
 
 _OF_EXAMPLES = ("clm", "exmate")

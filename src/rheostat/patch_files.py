@@ -16,15 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rheostat.errors import CorruptShard, ModelError, StorageError
+from rheostat.errors import CorruptShard, InputError, ModelError, StorageError
 from rheostat.methods._patch_options import ENHANCING, MITIGATING, TRAININGS, PatchOptions
 from rheostat.model_files import first_line, identity, locate
 from rheostat.models import recipe_policy
 from rheostat.patches import ROLES, patches_of
 from rheostat.recipe import load_config, method_options
 from rheostat.rundir import RunDirectory, environment
-from rheostat.storage import TEMPORARY, require_object, storage_errors, write_bytes, write_json
-from rheostat.trainings import training
+from rheostat.storage import TEMPORARY, read_object, storage_errors, write_bytes, write_json
+from rheostat.trainings import training, trainings
 from rheostat.weight_mixing import Delta, parameters_of
 
 CARD, WEIGHTS = "patch.json", "patch.safetensors"
@@ -61,11 +61,18 @@ def is_patch(folder: Path) -> bool:
 def make_patch(run: Path, to: Path) -> dict[str, Any]:
     """Write the patch of a run, whose trainings by ascent and descent have finished, into the folder `to`; its card.
 
-    By `method_options.safepatching` of its recipe. Raises `StageMissing`, `ModelError`, `StorageError`.
+    By `method_options.safepatching` of its recipe. Raises `InputError` where that trains no patch, `StageMissing`,
+    `ModelError`, `StorageError`.
     """
     _refuse_filled(to)
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)
+        wanted = {training(name, config) for name in TRAININGS.values()}
+        if not wanted <= set(trainings(config)):
+            raise InputError(
+                f"{run}: got the methods {', '.join(config.methods)}, a patch is made of what safepatching has trained",
+                hint="add safepatching to `methods` and run `rheostat run RECIPE --out RUN`; what has finished is kept",
+            )
         options: PatchOptions = method_options(config, "safepatching")
         stages = {role: directory.finished(training(name, config).stage) for role, name in TRAININGS.items()}
         base = recipe_policy(config)
@@ -117,19 +124,42 @@ def read_patch(folder: Path) -> dict[str, PatchedTensor]:
     try:
         flat = safetensors.torch.load_file(folder / WEIGHTS)
         names = dict.fromkeys(key.rpartition("/")[0] for key in flat)
-        return {
+        found = {
             name: PatchedTensor(flat[f"{name}/places"], flat[f"{name}/change"], flat[f"{name}/before"])
             for name in names
         }
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CorruptShard(
-            f"{folder / WEIGHTS} is corrupt: {first_line(error)}", hint="make the patch again from its run"
-        ) from error
+        for name, each in found.items():
+            if each.places.dtype != torch.int64 or not len(each.places) == each.change.numel() == each.before.numel():
+                raise ValueError(f"{name}: got {each.places.dtype} places of unlike number")
+            if int(each.places.min()) < 0:
+                raise ValueError(f"{name}: got a place below 0")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _corrupt(folder / WEIGHTS, first_line(error)) from error
+    return found
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """What `patch.json` says. Raises `CorruptShard`."""
-    return require_object(folder / CARD)
+    card = read_object(folder / CARD)
+    named = {"kind": str, "model": str, "options": dict, "tensors": dict}
+    if wrong := [key for key, kind in named.items() if not isinstance(card.get(key), kind) or not card[key]]:
+        raise _corrupt(folder / CARD, f"got no {' and no '.join(wrong)} of a patch")
+    for name, counts in card["tensors"].items():
+        if not isinstance(counts, dict) or not _is_count(counts.get("weights"), least=1):
+            raise _corrupt(folder / CARD, f"tensors.{name} got no number of weights")
+        if not all(_is_count(counts.get(role, 0)) for role in ROLES):
+            raise _corrupt(folder / CARD, f"tensors.{name} got no number of changes")
+    if any(not isinstance(each, int | float) for each in card["options"].values()):
+        raise _corrupt(folder / CARD, "got options that are no numbers")
+    return card
+
+
+def _is_count(value: object, *, least: int = 0) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def _corrupt(path: Path, reason: str) -> CorruptShard:
+    return CorruptShard(f"{path} is corrupt: {reason}", hint="make the patch again, with `rheostat patch RUN --to DIR`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +175,19 @@ def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> A
 
     Every place that is changed must hold what the patch expects, bit by bit: the base's value, or the patched one.
     Weights stored in fewer bits than the run computed in get their patched values rounded to their own type.
-    Raises `ModelError` where a place holds something else, `StorageError` where `to` is filled, `CorruptShard`.
+    Raises `ModelError` where a place holds something else, `InputError` where `to` lies in `model`, `StorageError`
+    where `to` is filled, `CorruptShard`.
     """
     _refuse_filled(to)
     tensors = read_patch(patch)
     where, is_local = locate(model)
     if not is_local:
         raise ModelError(f"{model}: got an id, allowed is a folder", hint="download it first, with `hf download`")
+    if to.resolve().is_relative_to(Path(where).resolve()):
+        raise InputError(
+            f"--to: got {to}, which is inside the model {model}, allowed is a folder elsewhere",
+            hint="the model stays as it is; its edited copy goes beside it",
+        )
     aside = to.with_name(f"{to.name}{TEMPORARY}patch")
     with storage_errors(to):
         shutil.rmtree(aside, ignore_errors=True)
@@ -176,12 +212,15 @@ def apply_patch(patch: Path, model: str, to: Path, *, revert: bool = False) -> A
 
 def _edit(file: Path, tensors: Mapping[str, PatchedTensor], model: str, *, revert: bool) -> dict[str, int]:
     """Edits the tensors of one file that are patched; how many changes of each were lost in rounding."""
-    with safe_open(file, framework="pt") as opened:
-        names = sorted(set(opened.keys()) & tensors.keys())
-        metadata = opened.metadata()
-    if not names:
-        return {}
-    whole: dict[str, Tensor] = safetensors.torch.load_file(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = sorted(set(opened.keys()) & tensors.keys())
+            metadata = opened.metadata()
+        whole: dict[str, Tensor] = safetensors.torch.load_file(file) if names else {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{model}: cannot read its {file.name}: {first_line(error)}", hint="download or export the model again"
+        ) from error
     lost = {}
     for name in names:
         patched, weight = tensors[name], whole[name]

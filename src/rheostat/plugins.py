@@ -5,7 +5,7 @@
 | `attributes` | `ATTRIBUTE: Attribute`                               | `Attribute`    |
 | `rewards`    | `OPTIONS`, `NEEDS_MODEL`, `build(spec, options, ...)`  | `RewardKind`   |
 | `objectives` | `OPTIONS`, `NEEDS`, `loss(...)` (`OnlineObjective`: `reward(...)`) | `Objective` |
-| `methods`    | `OPTIONS`, `HAS_DIAL`, `models(dials)`, `build(context)` | `MethodKind` |
+| `methods`    | `OPTIONS`, `HAS_DIAL`, `models(dials)`, `build(context)`, perhaps `NEEDS` | `MethodKind` |
 | `engines`    | `OPTIONS`, `NEEDS_POLICY`, `build(model, ...)`       | `EngineKind`   |
 | `executors`  | `OPTIONS`, `build(options)`, a context's `Executor`  | `ExecutorKind` |
 """
@@ -235,9 +235,23 @@ class MethodContext:
     options: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodNeeds:
+    """What a method needs of a recipe beside its models; none where its file says nothing (`NEEDS`).
+
+    `dials`: so many at least. `whole_weights`: of the base and of its models, in no 4 bits. `adapters`: its models are
+    taken as their adapters, so that they must be trained with such.
+    """
+
+    dials: int = 1
+    whole_weights: bool = False
+    adapters: bool = False
+
+
 class MethodKind(Protocol):
     """A method's file, seen as an object; it imports nothing heavy outside `build`.
 
+    A constant `NEEDS: MethodNeeds` is its own to have, where it needs more of a recipe than its models.
     `OPTIONS` is a frozen dataclass that refuses bad values: what `method_options.NAME` of the recipe may say.
     `HAS_DIAL`: whether its responses depend on the control, which makes it a curve and not a point.
     """
@@ -435,6 +449,11 @@ def available(kind: Kind) -> list[str]:
     return sorted(
         module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_")
     )
+
+
+def named_methods() -> list[str]:
+    """The methods that a recipe calls by their file's name: all but `tuned`, which it calls by the objective's."""
+    return [name for name in available("methods") if name != "tuned"]
 
 
 def load(kind: Kind, name: str) -> ModuleType:

@@ -3,12 +3,12 @@
 Models and datasets on the Hub, and servers, are not asked for; they are met when they are used.
 """
 
-import importlib.util
 from collections.abc import Iterator
 
-from rheostat import endpoint, plugins
+from rheostat import endpoint
 from rheostat.config import EngineConfig, PromptsConfig, RewardConfig, RunConfig, SourceConfig
 from rheostat.errors import ConfigError, RheostatError
+from rheostat.method_checks import method_problems
 from rheostat.model_files import locate
 from rheostat.models import check_quantization, pick_device
 from rheostat.plugin_options import identified, parts
@@ -18,16 +18,16 @@ from rheostat.recipe import engine_options, reward_options
 from rheostat.reward_tree import load_problems, walk
 from rheostat.scoring import OWN, parties
 from rheostat.suite_prompts import suite_sources
-from rheostat.trainings import trainings
 
 
 def check(config: RunConfig) -> None:
-    """Raises `ConfigError` with all that is not there: prompt files, models, device, quantisation, keys, clients."""
-    problems = list(_problems(config))
-    if problems:
-        raise ConfigError(
-            problems, hint="paths in a recipe are relative to the directory in which the command runs"
-        )
+    """Raises `ConfigError` with all that is not there: prompt files, models, device, keys, what a method needs."""
+    of_methods, others = list(method_problems(config)), list(_problems(config))
+    if others:
+        hint = "paths in a recipe are relative to the directory in which the command runs"
+        raise ConfigError([*of_methods, *others], hint=hint)
+    if of_methods:
+        raise ConfigError(of_methods, hint="change `methods` or what they need; `rheostat config` prints every key")
 
 
 def _problems(config: RunConfig) -> Iterator[str]:
@@ -41,9 +41,6 @@ def _problems(config: RunConfig) -> Iterator[str]:
         locate(config.model)
     except RheostatError as error:
         yield f"model: {error.message}"
-    yield from _missing_dials(config)
-    yield from _methods(config)
-    yield from _missing_trainer(config)
     for party, specs in parties(config).items():
         where = "rewards" if party == OWN else f"judges.{party}"
         for name, spec in specs.items():
@@ -60,35 +57,6 @@ def _problems(config: RunConfig) -> Iterator[str]:
     suite = suite_sources(config.suite) if config.suite is not None else []
     for where, source in (*_sources(config.prompts), *suite):
         yield from (f"{where}: {problem}" for problem in source_problems(source))
-
-
-def _missing_trainer(config: RunConfig) -> Iterator[str]:
-    """An objective that is trained online, where TRL is not installed."""
-    online = [each for each in trainings(config) if plugins.needs(each.objective).rows == "prompts"]
-    if online and importlib.util.find_spec("trl") is None:
-        yield f"methods: {online[0].objective} is trained by TRL, which is not here: pip install 'rheostat[rlhf]'"
-
-
-def _missing_dials(config: RunConfig) -> Iterator[str]:
-    """Attributes that an objective reads by name and for which the run has no reward."""
-    dials = ", ".join(config.rewards)
-    for objective in dict.fromkeys(each.objective for each in trainings(config)):
-        wanted = plugins.needs(objective).attributes
-        if not set(wanted) <= set(config.rewards):
-            yield f"methods: {objective}: got the dials {dials}, {objective} needs the rewards {', '.join(wanted)}"
-
-
-def _methods(config: RunConfig) -> Iterator[str]:
-    """Those that are the training of another method, whose model is no whole one."""
-    for name in config.method_names:
-        if name.objective is None or not plugins.needs(name.objective).experts:
-            continue
-        users = [
-            method
-            for method in plugins.available("methods")
-            if name.objective in plugins.load("methods", method).models(config.control_format.names).values()
-        ]
-        yield f"methods: got {name.name!r}, which trains routers for other methods, allowed are {', '.join(users)}"
 
 
 def _options(config: RunConfig) -> Iterator[tuple[str, object]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rheostat import plugins, yaml_text
 from rheostat.config import (
@@ -25,6 +25,7 @@ from rheostat.config import (
 )
 from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
+from rheostat.method_name import MethodName
 from rheostat.prompt_classes import ClassJudgeOptions, judge_options
 from rheostat.yaml_text import shown
 
@@ -150,15 +151,17 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name, given in objectives.items() if isinstance(objectives, Mapping) else ():
         if name in plugins.available("objectives") and isinstance(given, Mapping):
             options = plugins.load("objectives", name).OPTIONS
-            yield from option_problems(f"train.objectives.{name}", options, given)
+            yield from option_problems(f"train.objectives.{name}", options, _by_text(given))
     overrides = train.get("overrides") if isinstance(train, Mapping) else None
     for name, given in overrides.items() if isinstance(overrides, Mapping) else ():
         if isinstance(given, Mapping):
-            yield from _override_problems(f"train.overrides.{name}", given)
+            yield from _override_problems(f"train.overrides.{name}", _by_text(given))
     methods = values.get("method_options")
     for name, given in methods.items() if isinstance(methods, Mapping) else ():
-        if name in plugins.available("methods") and isinstance(given, Mapping):
-            yield from option_problems(f"method_options.{name}", plugins.load("methods", name).OPTIONS, given)
+        if name in plugins.named_methods() and isinstance(given, Mapping):
+            options = plugins.load("methods", name).OPTIONS
+            yield from option_problems(f"method_options.{name}", options, _by_text(given))
+    yield from _name_problems(values)
     executor = values.get("executor")
     if isinstance(executor, Mapping) and executor.get("kind", "local") in plugins.available("executors"):
         options = plugins.load("executors", executor.get("kind", "local")).OPTIONS
@@ -177,6 +180,25 @@ def _plugin_problems(values: Mapping[str, Any]) -> Iterator[str]:
         expanded = expand_rewards(rewards)
         for name, block in expanded.items() if isinstance(expanded, Mapping) else ():
             yield from reward_problems(f"{where}.{name}", block)
+
+
+def _by_text(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """The keys that are text; of others `RunConfig` itself tells."""
+    return {key: value for key, value in given.items() if isinstance(key, str)}
+
+
+def _name_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Methods that ask for what the recipe has not; of those that are none `RunConfig` itself tells."""
+    given, rewards = values.get("methods"), values.get("rewards")
+    for text in given if isinstance(given, list) else ():
+        try:
+            name = MethodName.parse(str(text))
+        except ValueError:
+            continue
+        if name.by is not None and isinstance(rewards, Mapping) and name.by not in rewards:
+            yield f"methods: got {name.name!r}, allowed are the dials {', '.join(map(str, rewards))}"
+        if name.mixed and values.get("mixing") is None:
+            yield f"methods: got {name.name!r} without `mixing`, allowed is one with that block"
 
 
 def _mixing_problems(block: Any) -> Iterator[str]:
@@ -206,7 +228,7 @@ def _override_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:
         TrainConfig.model_validate({key: value for key, value in given.items() if key in allowed})
     except ValidationError as error:
         for detail in error.errors():
-            yield f"{where}.{_describe(detail)}"
+            yield f"{where}.{_describe(detail, TrainConfig)}"
 
 
 def reward_problems(where: str, block: Any) -> Iterator[str]:
@@ -286,11 +308,12 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _describe(detail: Any) -> str:
+def _describe(detail: Any, root: type[BaseModel] = RunConfig) -> str:
+    """A fault that pydantic found in a block of type `root`, in the words of a YAML file."""
     location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
     where = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        block = block_at(RunConfig, location[:-1])
+        block = block_at(root, location[:-1])
         names = sorted(block.model_fields) if block else []
         return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
     if detail["type"] == "missing":

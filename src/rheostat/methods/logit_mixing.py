@@ -20,6 +20,7 @@ from rheostat.plugins import (
     GenerationRequest,
     Method,
     MethodContext,
+    MethodNeeds,
     Progress,
     Sampling,
 )
@@ -27,6 +28,7 @@ from rheostat.records import Control
 from rheostat.simplex import simplex
 
 HAS_DIAL = True
+NEEDS = MethodNeeds(dials=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from rheostat.plugins import (
     GenerationRequest,
     Method,
     MethodContext,
+    MethodNeeds,
     Progress,
     Sampling,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rheostat.routed import DialledGates, Experts
 
 HAS_DIAL = True
+NEEDS = MethodNeeds(adapters=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@
 from collections.abc import Mapping, Sequence
 
 from rheostat.methods._patch_options import ENHANCING, MITIGATING, TRAININGS, PatchOptions
-from rheostat.plugins import Method, MethodContext
+from rheostat.plugins import Method, MethodContext, MethodNeeds
 
 HAS_DIAL = False
+NEEDS = MethodNeeds(whole_weights=True)
 OPTIONS = PatchOptions
 
 

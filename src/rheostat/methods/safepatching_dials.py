@@ -10,10 +10,11 @@ nothing. The patches and their options are those of `safepatching`.
 from collections.abc import Mapping, Sequence
 
 from rheostat.methods._patch_options import ENHANCING, MITIGATING, TRAININGS, PatchOptions
-from rheostat.plugins import Method, MethodContext
+from rheostat.plugins import Method, MethodContext, MethodNeeds
 from rheostat.records import Control
 
 HAS_DIAL = True
+NEEDS = MethodNeeds(whole_weights=True)
 OPTIONS = PatchOptions
 
 

@@ -10,10 +10,11 @@ of them the dial has one dimension, (0.25, 0.25) answers as (1, 1) does, and the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rheostat.plugins import Method, MethodContext
+from rheostat.plugins import Method, MethodContext, MethodNeeds
 from rheostat.simplex import simplex
 
 HAS_DIAL = True
+NEEDS = MethodNeeds(dials=2, whole_weights=True)
 
 
 @dataclass(frozen=True, slots=True)

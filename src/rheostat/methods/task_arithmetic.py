@@ -10,10 +10,11 @@ rewarded soups' weights these are independent: as many dimensions as dials.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rheostat.plugins import Method, MethodContext
+from rheostat.plugins import Method, MethodContext, MethodNeeds
 from rheostat.records import Control
 
 HAS_DIAL = True
+NEEDS = MethodNeeds(whole_weights=True)
 
 
 @dataclass(frozen=True, slots=True)
