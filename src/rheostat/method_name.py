@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rheostat import plugins
 from rheostat.errors import did_you_mean
+from rheostat.method_suffixes import SUFFIXES
 
 Variant = Literal["moec", "raw", "pool"]
 _Item = TypeVar("_Item")
@@ -147,9 +148,9 @@ def _parts(name: str, head: str, suffixes: Sequence[str]) -> dict[str, Any]:
         else:
             part = {}
         if not part or part.keys() & found.keys():
-            known = [*_own_suffixes(head), "reranking", *(f"from_{start}" for start in _starts())]
+            known = _suffixes(head)
             near = "" if part else did_you_mean(suffix, known)
-            raise ValueError(f"got {name!r}, allowed suffixes of {head} are, each once, {_suffixes(head)}{near}")
+            raise ValueError(f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(known)}{near}")
         found |= part
     if found.keys() & {"by", "mixed", "variant", "round"}:
         _refuse_unfit(name, head, found)
@@ -167,20 +168,11 @@ def _starts() -> list[str]:
     return [name for name in plugins.available("objectives") if not plugins.needs(name).experts]
 
 
-def _own_suffixes(head: str) -> list[str]:
-    """The suffixes that say something to what an objective learns from, beside those that all take. Loads it."""
-    needs = plugins.needs(head)
-    if needs.rows == "examples":
-        return [*_VARIANTS, *(["round2"] if needs.control else [])]
-    if needs.rows == "prompts":
-        return []
-    return ["fdc", *([needs.ordered_by] if needs.ordered_by else plugins.available("attributes"))]
-
-
-def _suffixes(head: str) -> str:
-    """All suffixes of an objective, for people."""
-    every = ["reranking", "x0.25 (a share of the prompts)", f"from_OBJECTIVE (one of {', '.join(_starts())})"]
-    return ", ".join([*_own_suffixes(head), *every])
+def _suffixes(head: str) -> list[str]:
+    """The suffixes that say something to what an objective learns from, written out, one of each kind of number."""
+    variable = {"+DIAL": plugins.available("attributes"), "+from_OBJECTIVE": [f"from_{start}" for start in _starts()]}
+    fit = [each for each in SUFFIXES if each.applies(plugins.needs(head))]
+    return [text for each in fit for text in variable.get(each.form, [each.form.removeprefix("+")])]
 
 
 def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:

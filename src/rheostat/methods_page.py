@@ -37,7 +37,7 @@ def methods_page() -> str:
     names = plugins.available("objectives")
     online = ", ".join(f"`{name}`" for name in names if plugins.needs(name).rows == "prompts")
     objectives: list[tuple[plugins.Kind, str]] = [("objectives", name) for name in names]
-    free = [name for name in plugins.available("methods") if name != "tuned"]
+    free = plugins.named_methods()
     methods: list[tuple[plugins.Kind, str]] = [("methods", name) for name in free]
     parts = [
         "# Methods",
