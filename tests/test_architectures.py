@@ -219,7 +219,8 @@ def test_all_stages_on_an_architecture(name: str, tmp_path: Path) -> None:
     run(model, out, "train.lora={rank: 2}")
     adapted = summary(out)
     assert adapted["trained_parameters"] < adapted["parameters"]  # type: ignore[operator]
-    assert (adapted["learning_rate"], adapted["lora"]) == (2e-4, {"rank": 2, "alpha": 32.0, "dropout": 0.0})
+    assert adapted["learning_rate"] == 2e-4
+    assert adapted["lora"] == {"rank": 2, "layers": "all", "alpha": 32.0, "dropout": 0.0}
     exported_and_used(out, tmp_path / "adapted")
     generated = next((out / "generate").glob("*.parquet")).read_bytes()
     run(model, out)
@@ -292,7 +293,7 @@ def test_all_stages_in_4_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model, out = save(tmp_path / "model", blocks, pocket_tokenizer()), tmp_path / "run"
     run(model, out, "quantization=4bit", "dtype=bfloat16")
     assert len(refused) > 3
-    assert summary(out)["lora"] == {"rank": 16, "alpha": 32.0, "dropout": 0.0}
+    assert summary(out)["lora"] == {"rank": 16, "layers": "all", "alpha": 32.0, "dropout": 0.0}
     exported_and_used(out, tmp_path / "exported")
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "exported"))
     adapter = load_file(out / "train" / "exmate-moec" / "adapter" / "adapter_model.safetensors")

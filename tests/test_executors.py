@@ -171,6 +171,9 @@ class Killer:
                 before = workers()
                 self.killed = min(before)
                 os.kill(self.killed, signal.SIGKILL)
+                deadline = time.monotonic() + 60  # a busy machine takes its time to replace it
+                while not workers() - before and time.monotonic() < deadline:
+                    time.sleep(0.1)
             self.replaced |= bool(workers() - before)
 
         yield advance

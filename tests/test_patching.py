@@ -121,7 +121,6 @@ def test_ascent_and_descent_by_hand() -> None:
 def test_harmful_are_the_examples_of_low_safety() -> None:
     found = [ascent.is_harmful({"safety": level, "helpfulness": 0.0}) for level in (0.0, 0.25, 0.26)]
     assert found == [True, True, False]
-    assert not ascent.is_harmful({"politeness": 0.0})
     for module in (ascent, descent):
         assert module.NEEDS.keeps is ascent.is_harmful and not module.NEEDS.control and module.NEEDS.importance
 

@@ -106,10 +106,11 @@ def _distil(directory: RunDirectory, config: RunConfig, progress: ProgressDispla
 
 
 def _train(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> None:
-    calibrators = load_calibrators(directory, config)[OWN]
     for training in trainings(config):
         if training.data.round > 1:
-            _round(directory, config, training, calibrators, progress)
+            _round(directory, config, training, load_calibrators(directory, config)[OWN], progress)
+        scores = training.data.variant == "prompts"
+        calibrators = load_calibrators(directory, config)[OWN] if scores else None
         train(directory, config, training, calibrators=calibrators, progress=progress)
 
 
