@@ -30,7 +30,7 @@ def test_the_bench_has_the_pool_and_the_evaluation_of_the_default_run() -> None:
     assert bench.evaluate.forged_prompts == 0 and set(bench.judges) == {"truth"}
     for objective in ("clm", "exmate"):
         own, usual = bench.train.of(objective), default.train.of(objective)
-        of_others = {"overrides": {}, "objectives": {}}
+        of_others: dict[str, dict[str, object]] = {"overrides": {}, "objectives": {}}
         assert objective not in bench.train.objectives
         assert own.model_copy(update=of_others) == usual.model_copy(update=of_others)
 
