@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rheostat.by_setting import answer_by_setting
 from rheostat.errors import ModelError
 from rheostat.plugins import (
     Completion,
@@ -159,15 +160,16 @@ class MixedWeights:
         progress: Progress | None = None,
     ) -> list[ControlledCompletion]:
         """One sample a request, from the mixture that its control asks for."""
-        settings: dict[tuple[tuple[str, float], ...], list[int]] = {}
-        for place, request in enumerate(requests):
-            settings.setdefault(tuple(sorted(self.coefficients(request.control).items())), []).append(place)
-        answers: dict[int, Completion] = {}
-        for setting, places in settings.items():
-            asked = [GenerationRequest(requests[place].messages) for place in places]
+
+        def setting_of(control: Control) -> tuple[tuple[str, float], ...]:
+            return tuple(sorted(self.coefficients(control).items()))
+
+        def answer(
+            setting: tuple[tuple[str, float], ...], asked: Sequence[GenerationRequest], first: int
+        ) -> list[list[Completion]]:
+            # Of the first request's place, so that no two settings draw the same random numbers.
+            own_seed = int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
             with self.mixer.mixed(dict(setting)):
-                # Of the first request's place, so that no two settings draw the same random numbers.
-                own_seed = int(np.random.SeedSequence([seed, places[0]]).generate_state(1)[0])
-                found = self.engine.generate(asked, sampling, seed=own_seed, progress=progress)
-            answers |= {place: each[0] for place, each in zip(places, found, strict=True)}
-        return [ControlledCompletion(answers[place], answers[place].tokens) for place in range(len(requests))]
+                return self.engine.generate(asked, sampling, seed=own_seed, progress=progress)
+
+        return answer_by_setting(requests, setting_of, answer)

@@ -13,17 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rheostat.errors import ModelError
-from rheostat.plugins import (
-    ControlledCompletion,
-    ControlledRequest,
-    Engine,
-    GenerationRequest,
-    Method,
-    MethodContext,
-    MethodNeeds,
-    Progress,
-    Sampling,
-)
+from rheostat.methods.tuned import Tuned
+from rheostat.plugins import Method, MethodContext, MethodNeeds
 from rheostat.records import Control
 from rheostat.simplex import simplex
 
@@ -42,7 +33,10 @@ def models(dials: Sequence[str]) -> dict[str, str]:
 
 
 def build(context: MethodContext) -> Method:
-    """The method over the experts. Raises `ModelError` for an engine in process other than `transformers`."""
+    """A tuned model whose engine mixes the experts as each request's control asks; their tokens are counted once.
+
+    Raises `ModelError` for an engine in process other than `transformers`.
+    """
     from rheostat.engines._mixture import Mixture
     from rheostat.engines.transformers import TransformersEngine
 
@@ -59,24 +53,4 @@ def build(context: MethodContext) -> Method:
         weights = simplex({dial: control[dial] for dial in dials})
         return [weights[dial] for dial in dials]
 
-    return LogitMixing(replace(engine, mixture=Mixture(tuple(each.model for each in experts), weigh)))
-
-
-@dataclass(frozen=True, slots=True)
-class LogitMixing:
-    """Samples from the mixture that the control asks for."""
-
-    engine: Engine
-
-    def respond(
-        self,
-        requests: Sequence[ControlledRequest],
-        sampling: Sampling,
-        *,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> list[ControlledCompletion]:
-        """One sample a request; its tokens are counted once, whatever the number of experts."""
-        weighed = [GenerationRequest(request.messages, request.control) for request in requests]
-        answers = self.engine.generate(weighed, sampling, seed=seed, progress=progress)
-        return [ControlledCompletion(each[0], each[0].tokens) for each in answers]
+    return Tuned(replace(engine, mixture=Mixture(tuple(each.model for each in experts), weigh)))

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rheostat.methods.base import Base
 from rheostat.plugins import (
     ControlledCompletion,
     ControlledRequest,
     Engine,
-    GenerationRequest,
     Method,
     MethodContext,
     Progress,
@@ -65,7 +65,5 @@ class MidPO:
         """One sample a request, whatever its control."""
         from rheostat.routed import routed
 
-        plain = [GenerationRequest(request.messages) for request in requests]
         with routed(self.policy.model, self.experts, self.routers):
-            answers = self.engine.generate(plain, sampling, seed=seed, progress=progress)
-        return [ControlledCompletion(each[0], each[0].tokens) for each in answers]
+            return Base(self.engine).respond(requests, sampling, seed=seed, progress=progress)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rheostat.by_setting import answer_by_setting
 from rheostat.plugins import (
+    Completion,
     ControlledCompletion,
     ControlledRequest,
     Engine,
@@ -21,6 +23,7 @@ from rheostat.plugins import (
     Progress,
     Sampling,
 )
+from rheostat.records import Control
 from rheostat.stage import derive_seed
 
 if TYPE_CHECKING:
@@ -83,18 +86,17 @@ class MidPOGates:
         from rheostat.routed import routed
 
         by_dial = self.gates.by_role
-        settings: dict[tuple[float, ...], list[int]] = {}
-        for place, request in enumerate(requests):
-            settings.setdefault(tuple(request.control[dial] for dial in by_dial), []).append(place)
-        found: dict[int, ControlledCompletion] = {}
+
+        def setting_of(control: Control) -> tuple[float, ...]:
+            return tuple(control[dial] for dial in by_dial)
+
+        def answer(
+            levels: tuple[float, ...], asked: Sequence[GenerationRequest], _: int
+        ) -> list[list[Completion]]:
+            for gate, level in zip(by_dial.values(), levels, strict=True):
+                gate.value = self.options.low + (self.options.high - self.options.low) * level
+            own_seed = derive_seed(seed, repr(levels))
+            return self.engine.generate(asked, sampling, seed=own_seed, progress=progress)
+
         with routed(self.policy.model, self.experts, self.gates.by_layer):
-            for levels, places in settings.items():
-                for gate, level in zip(by_dial.values(), levels, strict=True):
-                    gate.value = self.options.low + (self.options.high - self.options.low) * level
-                plain = [GenerationRequest(requests[place].messages) for place in places]
-                own = derive_seed(seed, repr(levels))
-                for place, each in zip(
-                    places, self.engine.generate(plain, sampling, seed=own, progress=progress), strict=True
-                ):
-                    found[place] = ControlledCompletion(each[0], each[0].tokens)
-        return [found[place] for place in range(len(requests))]
+            return answer_by_setting(requests, setting_of, answer)
