@@ -1,14 +1,12 @@
 """Generate: the model answers its own prompts, N samples each. Prompts in, responses out."""
 
-import time
-
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
 from rheostat.generation import engine_identity
-from rheostat.generation_work import GenerateWork, pool_counts
+from rheostat.generation_work import GenerateWork, sample_pool
 from rheostat.model_files import identity
 from rheostat.progress import ProgressDisplay, null_progress
-from rheostat.records import Prompt, Response
+from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory, Stage
 
 
@@ -31,23 +29,15 @@ def generate(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay 
     )
     if stage.done:
         return stage
-    started = time.perf_counter()
     with open_executor(config) as executor:
-        made = stage.map(
+        return sample_pool(
+            run,
+            stage,
             prompts.read(Prompt, prefix="train"),
             GenerateWork(config),
-            key=lambda prompt: prompt.id,
-            row_type=Response,
             shard_size=options.shard_prompts,
             seed=config.seed,
             label="generate",
-            unit="prompts",
-            progress=progress,
             executor=executor,
+            progress=progress,
         )
-    summary = pool_counts(stage.rows(Response))
-    stage.finish(summary)
-    seconds = time.perf_counter() - started
-    counts = {key: summary[key] for key in ("tokens", "responses")}
-    run.record_timing("generate", seconds, **counts, responses_made=made)
-    return stage

@@ -3,6 +3,7 @@
 The untuned model is asked as it is; a tuned one of a further round under controls, thin cells more often.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,11 @@ from rheostat import steering
 from rheostat.config import RunConfig
 from rheostat.generation import load_engine, tuned_engine
 from rheostat.models import recipe_policy
-from rheostat.plugins import Completion, GenerationRequest, Sampling
+from rheostat.plugins import Completion, Executor, GenerationRequest, Sampling
+from rheostat.progress import ProgressDisplay
 from rheostat.records import Prompt, Response
-from rheostat.shard_work import Compute
+from rheostat.rundir import RunDirectory, Stage
+from rheostat.shard_work import Compute, ShardWork
 from rheostat.steering import Cell
 
 
@@ -86,7 +89,40 @@ class SteeredWork:
         return steering.asked(dict(self.shares), samples=self.config.rounds.samples, offset=offset)
 
 
-def pool_counts(rows: Iterable[Response]) -> dict[str, int]:
+def sample_pool(
+    run: RunDirectory,
+    stage: Stage,
+    prompts: Sequence[Prompt],
+    work: ShardWork[Prompt],
+    *,
+    shard_size: int,
+    seed: int,
+    label: str,
+    executor: Executor,
+    progress: ProgressDisplay,
+) -> Stage:
+    """Sample what no shard on disk holds yet, and close the stage with the account of all its responses."""
+    started = time.perf_counter()
+    made = stage.map(
+        prompts,
+        work,
+        key=lambda prompt: prompt.id,
+        row_type=Response,
+        shard_size=shard_size,
+        seed=seed,
+        label=label,
+        unit="prompts",
+        progress=progress,
+        executor=executor,
+    )
+    summary = _counts(stage.rows(Response))
+    stage.finish(summary)
+    counts = {key: summary[key] for key in ("tokens", "responses")}
+    run.record_timing(stage.name, time.perf_counter() - started, **counts, responses_made=made)
+    return stage
+
+
+def _counts(rows: Iterable[Response]) -> dict[str, int]:
     """The account of a pool of responses: how many, their tokens, empty and truncated ones."""
     summary = {"responses": 0, "tokens": 0, "empty": 0, "truncated": 0}
     for response in rows:

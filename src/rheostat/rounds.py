@@ -13,13 +13,13 @@ from rheostat import steering
 from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
 from rheostat.execution import open_executor
-from rheostat.generation_work import SteeredWork, pool_counts
+from rheostat.generation_work import SteeredWork, sample_pool
 from rheostat.method_name import TrainingData
 from rheostat.plugins import Executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response, ScoredResponse, by_prompt
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.score_work import SHARD_RESPONSES, ScoreWork, ScoringPool, calibrated
+from rheostat.score_work import ScoringPool, score_raw, write_calibrated
 from rheostat.scoring import OWN
 from rheostat.stage import derive_seed
 from rheostat.trainings import Training
@@ -90,24 +90,17 @@ def _generate(
     )
     if stage.done:
         return stage
-    started = time.perf_counter()
-    made = stage.map(
+    return sample_pool(
+        run,
+        stage,
         prompts,
         work,
-        key=lambda prompt: prompt.id,
-        row_type=Response,
         shard_size=options.shard_prompts,
         seed=work.seed,
         label=f"generate {data}",
-        unit="prompts",
-        progress=progress,
         executor=executor,
+        progress=progress,
     )
-    summary = pool_counts(stage.rows(Response))
-    stage.finish(summary)
-    counts = {key: summary[key] for key in ("tokens", "responses")}
-    run.record_timing(stage.name, time.perf_counter() - started, **counts, responses_made=made)
-    return stage
 
 
 def _score(
@@ -129,24 +122,8 @@ def _score(
         return stage
     started = time.perf_counter()
     pool = ScoringPool(generated.stored(Response), prompts)
-    prefix = f"raw-{OWN}"
-    made = stage.map(
-        pool,
-        ScoreWork(config, OWN),
-        key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
-        row_type=ScoredResponse,
-        shard_size=SHARD_RESPONSES,
-        seed=config.seed,
-        label=f"score {data}",
-        unit="responses",
-        progress=progress,
-        prefix=prefix,
-        executor=executor,
-    )
-    stage.write(
-        (row for shard in stage.shards(ScoredResponse, prefix=prefix) for row in calibrated(shard, calibrators)),
-        ScoredResponse,
-    )
+    made = score_raw(stage, pool, config, OWN, label=f"score {data}", executor=executor, progress=progress)
+    write_calibrated(stage, calibrators)
     stage.finish({"responses": len(pool), **_steering_counts(stage, config, prompts, work)})
     run.record_timing(stage.name, time.perf_counter() - started, responses=len(pool), responses_made=made)
     return stage

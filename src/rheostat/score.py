@@ -11,7 +11,7 @@ from rheostat.execution import open_executor
 from rheostat.progress import ProgressDisplay, null_progress
 from rheostat.records import Prompt, Response, ScoredResponse
 from rheostat.rundir import RunDirectory, Stage
-from rheostat.score_work import SHARD_RESPONSES, ScoreWork, ScoringPool, calibrated
+from rheostat.score_work import ScoringPool, raw_prefix, score_raw, write_calibrated
 from rheostat.scoring import OWN, CalibratedScorer, calibrated_scorer, parties
 from rheostat.storage import require_object, write_json
 
@@ -42,37 +42,25 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
     calibrators: dict[str, dict[str, Calibrator]] = {}
     with open_executor(config) as executor:
         for party, specs in parties(config).items():
-            prefix = f"raw-{party}"
-            computed = stage.map(
+            computed = score_raw(
+                stage,
                 pool if party == OWN else pool[:: judged_stride(len(pool))],
-                ScoreWork(config, party),
-                key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
-                row_type=ScoredResponse,
-                shard_size=SHARD_RESPONSES,
-                seed=config.seed,
+                config,
+                party,
                 label="score" if party == OWN else f"calibrate {party}",
-                unit="responses",
-                progress=progress,
-                prefix=prefix,
                 executor=executor,
+                progress=progress,
             )
             made += computed * (party == OWN)
             raw = {name: array("d") for name in specs}
-            for row in stage.rows(ScoredResponse, prefix=prefix):
+            for row in stage.rows(ScoredResponse, prefix=raw_prefix(party)):
                 for name, column in raw.items():
                     column.append(row.raw[name])
             calibrators[party] = {
                 name: calibration.fit(spec.calibration, raw[name], higher_is_better=spec.higher_is_better)
                 for name, spec in specs.items()
             }
-    stage.write(
-        (
-            row
-            for shard in stage.shards(ScoredResponse, prefix=f"raw-{OWN}")
-            for row in calibrated(shard, calibrators[OWN])
-        ),
-        ScoredResponse,
-    )
+    write_calibrated(stage, calibrators[OWN])
     write_json(
         stage.path / "calibration.json",
         {
@@ -94,7 +82,7 @@ def score(run: RunDirectory, config: RunConfig, *, progress: ProgressDisplay = n
                 }
                 for name, each in calibrators[OWN].items()
             },
-            **_parts(stage.rows(ScoredResponse, prefix=f"raw-{OWN}"), config.rewards),
+            **_parts(stage.rows(ScoredResponse, prefix=raw_prefix(OWN)), config.rewards),
         }
     )
     run.record_timing("score", time.perf_counter() - started, responses=len(pool), responses_made=made)

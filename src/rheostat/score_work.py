@@ -6,12 +6,14 @@ from typing import NamedTuple, overload
 
 from rheostat.calibration import Calibrator
 from rheostat.config import RunConfig
-from rheostat.plugins import Judged
+from rheostat.plugins import Executor, Judged
+from rheostat.progress import ProgressDisplay
 from rheostat.records import Message, Prompt, Response, ScoredResponse
-from rheostat.scoring import load_rewards, parties, raw_columns
+from rheostat.rundir import Stage
+from rheostat.scoring import OWN, load_rewards, parties, raw_columns
 from rheostat.shard_work import Compute
 
-SHARD_RESPONSES = 1024
+_SHARD_RESPONSES = 1024
 
 
 class Unscored(NamedTuple):
@@ -71,7 +73,44 @@ def _row(response: Response, raw: dict[str, float]) -> ScoredResponse:
     )
 
 
-def calibrated(
+def score_raw(
+    stage: Stage,
+    pool: Sequence[Unscored],
+    config: RunConfig,
+    party: str,
+    *,
+    label: str,
+    executor: Executor,
+    progress: ProgressDisplay,
+) -> int:
+    """Raw scores of one party into the stage's shards `raw-PARTY`; gives how many no shard on disk held yet."""
+    return stage.map(
+        pool,
+        ScoreWork(config, party),
+        key=lambda each: f"{each.response.prompt_id}/{each.response.sample}",
+        row_type=ScoredResponse,
+        shard_size=_SHARD_RESPONSES,
+        seed=config.seed,
+        label=label,
+        unit="responses",
+        progress=progress,
+        prefix=raw_prefix(party),
+        executor=executor,
+    )
+
+
+def raw_prefix(party: str) -> str:
+    """What the shards of a party's raw scores begin with."""
+    return f"raw-{party}"
+
+
+def write_calibrated(stage: Stage, calibrators: Mapping[str, Calibrator]) -> None:
+    """The run's own raw scores once more, with their calibrated ones, into the stage's main shards."""
+    raw = stage.shards(ScoredResponse, prefix=raw_prefix(OWN))
+    stage.write((row for shard in raw for row in _calibrated(shard, calibrators)), ScoredResponse)
+
+
+def _calibrated(
     rows: Sequence[ScoredResponse], calibrators: Mapping[str, Calibrator]
 ) -> list[ScoredResponse]:
     """The rows with their calibrated scores, by the calibrator of each attribute."""

@@ -114,7 +114,7 @@ def train(
         assert calibrators is not None, training
         figures = train_online(
             policy,
-            _prompts(run, training),
+            training.data.first(run.finished("prompts").read(Prompt, prefix="train")),
             objective=training.objective,
             config=config,
             scorer=calibrated_scorer(config, OWN, calibrators),
@@ -175,12 +175,6 @@ def _data(run: RunDirectory, training: Training, config: RunConfig) -> dict[str,
         "max_tokens": config.generate.max_tokens,
         **({} if config.levels == RunConfig.model_fields["levels"].default else {"levels": form.levels}),
     }
-
-
-def _prompts(run: RunDirectory, training: Training) -> list[Prompt]:
-    """The training prompts, or the first share of them, in the order of their collection."""
-    collected = run.finished("prompts").read(Prompt, prefix="train")
-    return collected[: max(1, round(len(collected) * training.data.share))]
 
 
 def _model(run: RunDirectory, training: Training) -> str:
