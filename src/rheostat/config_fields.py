@@ -9,6 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from rheostat.errors import did_you_mean
+from rheostat.yaml_text import shown
+
 EVERY_DIAL, BY_DIAL = "[every dial]", "[by dial]"
 """The branches of levels: a list, or a list a dial."""
 
@@ -104,6 +107,22 @@ def plain_words(message: str) -> str:
     ):
         message = re.sub(pattern, words, message)
     return message
+
+
+def describe_fault(detail: Any, root: type[BaseModel]) -> str:
+    """A fault that pydantic found in a block of type `root`, in the words of a YAML file."""
+    location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
+    where = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        block = block_at(root, location[:-1])
+        names = sorted(block.model_fields) if block else []
+        return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
+    if detail["type"] == "missing":
+        return f"{where}: missing, and it has no default"
+    message = plain_words(detail["msg"])
+    if message.startswith("got ") or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where}: got {shown(detail['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def _kind(annotation: Any, limits: str = "") -> str:

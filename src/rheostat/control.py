@@ -11,10 +11,10 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import pairwise, product
 
 from rheostat.errors import DialError
 from rheostat.look_alikes import spelled
@@ -72,14 +72,26 @@ class ControlFormat:
     def with_floors(self, floors: Mapping[str, float]) -> "ControlFormat":
         """The same dials, some of which go no lower than a floor, which is one of their levels. Raises `DialError`."""
         self._check_levels("floor", floors)
+        return self._kept(lambda name, level: level >= floors.get(name, 0.0))
+
+    def with_ceilings(self, ceilings: Mapping[str, float]) -> "ControlFormat":
+        """The same dials, some of which go no higher than a ceiling, one of their levels. Raises `DialError`."""
+        self._check_levels("ceiling", ceilings)
+        return self._kept(lambda name, level: level <= ceilings.get(name, 1.0))
+
+    def _kept(self, is_kept: Callable[[str, float], bool]) -> "ControlFormat":
+        """The same dials with fewer levels; a default that is none of them becomes the nearest."""
+        levels = {name: tuple(each for each in self.levels_of(name) if is_kept(name, each)) for name in self.names}
         return replace(
             self,
-            levels={
-                name: tuple(level for level in self.levels_of(name) if level >= floors.get(name, 0.0))
-                for name in self.names
-            },
+            levels=levels,
+            defaults={name: nearest_level(each, levels[name]) for name, each in self.defaults.items()},
             thresholds={
-                name: tuple(each)[sum(level < floors.get(name, 0.0) for level in self.levels_of(name)) :]
+                name: tuple(
+                    threshold
+                    for threshold, (low, high) in zip(each, pairwise(self.levels_of(name)), strict=True)
+                    if is_kept(name, low) and is_kept(name, high)
+                )
                 for name, each in self.thresholds.items()
             },
         )
@@ -97,10 +109,11 @@ class ControlFormat:
                 raise DialError(
                     f"{name}: got the {what} {level:g}, allowed are its levels {levels}", hint="take one of those"
                 )
+
     def thresholds_of(self, name: str) -> tuple[float, ...]:
         """The values from which on a dial's next level is meant, ascending, one less than its levels."""
         levels = self.levels_of(name)
-        middles = ((low + high) / 2 for low, high in zip(levels, levels[1:], strict=False))
+        middles = ((low + high) / 2 for low, high in pairwise(levels))
         return tuple(self.thresholds.get(name, middles))
 
     def quantise(self, name: str, value: float) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from rheostat import plugins, yaml_text
 from rheostat.config import (
@@ -23,7 +23,7 @@ from rheostat.config import (
     expand_engine,
     expand_rewards,
 )
-from rheostat.config_fields import UNION_BRANCHES, block_at, plain_words
+from rheostat.config_fields import describe_fault, plain_words
 from rheostat.errors import ConfigError, InputError, did_you_mean
 from rheostat.method_name import MethodName
 from rheostat.prompt_classes import ClassJudgeOptions, judge_options
@@ -74,7 +74,7 @@ def validate(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConf
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        found += [_describe(detail) for detail in error.errors()]
+        found += [describe_fault(detail, RunConfig) for detail in error.errors()]
     found += _plugin_problems(values)
     if found or config is None:
         raise ConfigError(found, hint="`rheostat config` prints every key with its meaning and default")
@@ -228,7 +228,7 @@ def _override_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:
         TrainConfig.model_validate({key: value for key, value in given.items() if key in allowed})
     except ValidationError as error:
         for detail in error.errors():
-            yield f"{where}.{_describe(detail, TrainConfig)}"
+            yield f"{where}.{describe_fault(detail, TrainConfig)}"
 
 
 def reward_problems(where: str, block: Any) -> Iterator[str]:
@@ -306,22 +306,6 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         node = child
     node[last] = value
     return None
-
-
-def _describe(detail: Any, root: type[BaseModel] = RunConfig) -> str:
-    """A fault that pydantic found in a block of type `root`, in the words of a YAML file."""
-    location = [str(part) for part in detail["loc"] if str(part) not in UNION_BRANCHES]
-    where = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        block = block_at(root, location[:-1])
-        names = sorted(block.model_fields) if block else []
-        return f"{where}: unknown key{did_you_mean(location[-1], names)}; allowed are {', '.join(names)}"
-    if detail["type"] == "missing":
-        return f"{where}: missing, and it has no default"
-    message = plain_words(detail["msg"])
-    if message.startswith("got ") or not where:
-        return f"{where}: {message}" if where else message
-    return f"{where}: got {shown(detail['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def to_yaml(config: RunConfig) -> str:

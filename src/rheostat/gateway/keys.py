@@ -1,0 +1,36 @@
+"""API keys: made here with 256 random bits, kept as SHA-256, compared in constant time.
+
+A plain hash is enough because a key is random and long: there is nothing to guess by dictionary. That is why keys are
+made by `rheostat key`, and why a key in another form is none.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+
+PREFIX = "rheo-"
+_FORM = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+
+
+def new_key() -> str:
+    """A key of 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_key(key: str) -> str:
+    """SHA-256 of a key, in hexadecimal: what the policy file holds."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def find_key(given: str, hashes: Sequence[str]) -> int | None:
+    """The place of the hash of `given`, None where it is none of them; takes as long whichever it is."""
+    if not _FORM.fullmatch(given):
+        return None
+    digest = hash_key(given)
+    found = None
+    for place, known in enumerate(hashes):
+        if hmac.compare_digest(digest, known):
+            found = place
+    return found
