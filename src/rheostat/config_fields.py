@@ -103,6 +103,7 @@ def plain_words(message: str) -> str:
         (r"a valid boolean", "true or false"),
         (r"a valid string", "text"),
         (r"a valid (list|number)", r"a \1"),
+        (r"(List|Dictionary) should have at least (\d+) items? after validation.*", r"allowed are \2 or more"),
         (r", unable to (parse|interpret).*|, got a number with a fractional part", ""),
     ):
         message = re.sub(pattern, words, message)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 PREFIX = "rheo-"
 _FORM = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def new_key() -> str:
@@ -24,9 +25,24 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key."""
+    return _FORM.fullmatch(text) is not None
+
+
+def is_hash(text: str) -> bool:
+    """Whether a text has the form of a key's hash."""
+    return _HASH.fullmatch(text) is not None
+
+
+def lines_with_keys(text: str) -> list[int]:
+    """The lines of a text that hold a key, from 1 on."""
+    return [number for number, line in enumerate(text.splitlines(), start=1) if _FORM.search(line)]
+
+
 def find_key(given: str, hashes: Sequence[str]) -> int | None:
     """The place of the hash of `given`, None where it is none of them; takes as long whichever it is."""
-    if not _FORM.fullmatch(given):
+    if not is_key(given):
         return None
     digest = hash_key(given)
     found = None
