@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,30 +53,38 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class Key:
+    """A key of the policy, by its hash; it opens nothing from `expires` on."""
+
+    sha256: str
     caller: Caller
     expires: datetime | None
 
+    def opens(self, now: datetime) -> bool:
+        """Whether it opens anything at a moment."""
+        return self.expires is None or now < self.expires
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Policy:
     """A policy in force; `digest` is the SHA-256 of its text."""
 
     tenants: Mapping[str, Tenant]
     audit: AuditBlock | None
     digest: str
-    _hashes: tuple[str, ...]
-    _keys: tuple[_Key, ...]
+    keys: tuple[Key, ...]
+
+    @cached_property
+    def _hashes(self) -> tuple[str, ...]:
+        return tuple(key.sha256 for key in self.keys)
 
     def caller(self, key: str, now: datetime | None = None) -> Caller | None:
         """Whose key it is; None where it is nobody's, or has expired."""
         place = find_key(key, self._hashes)
         if place is None:
             return None
-        found = self._keys[place]
-        if found.expires is not None and (now or datetime.now(UTC)) >= found.expires:
-            return None
-        return found.caller
+        found = self.keys[place]
+        return found.caller if found.opens(now or datetime.now(UTC)) else None
 
 
 def read_policy(text: str, models: Mapping[str, ControlFormat], *, name: str = "policy") -> Policy:
@@ -94,14 +103,12 @@ def read_policy(text: str, models: Mapping[str, ControlFormat], *, name: str = "
             problems += error.problems
     if problems:  # everyone's are every tenant's
         raise ConfigError([f"{name}: {problem}" for problem in dict.fromkeys(problems)], hint=HINT)
-    keys = [(key, Caller(tenants[tenant], key.id)) for tenant, block in file.tenants.items() for key in block.keys]
-    return Policy(
-        tenants,
-        file.audit,
-        hashlib.sha256(text.encode()).hexdigest(),
-        tuple(key.sha256 for key, _ in keys),
-        tuple(_Key(caller, key.expires) for key, caller in keys),
+    keys = tuple(
+        Key(key.sha256, Caller(tenants[tenant], key.id), key.expires)
+        for tenant, block in file.tenants.items()
+        for key in block.keys
     )
+    return Policy(tenants, file.audit, hashlib.sha256(text.encode()).hexdigest(), keys)
 
 
 def local_tenant(models: Mapping[str, ControlFormat], name: str = "local") -> Tenant:

@@ -8,10 +8,10 @@ from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StringCo
 
 from rheostat.config_blocks import Block, Level
 from rheostat.gateway.dials import BelowFloor
-from rheostat.gateway.keys import is_hash
+from rheostat.gateway.keys import NAME_PATTERN, is_hash
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Models = Annotated[list[str], Field(min_length=1)]
 
 
