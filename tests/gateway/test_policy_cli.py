@@ -93,7 +93,8 @@ def test_the_dials_of_a_run_are_those_of_its_recipe(tmp_path: Path) -> None:
 def test_a_folder_without_dials_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError):
         served_dials(tmp_path)
-    (tmp_path / "rheostat.json").write_text("{}")
+    for name in ("config.json", "rheostat.json"):
+        (tmp_path / name).write_text("{}")
     with pytest.raises(ModelError):
         served_dials(tmp_path)
 
