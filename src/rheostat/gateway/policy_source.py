@@ -23,8 +23,8 @@ from rheostat.gateway.keys import find_key, hash_key
 from rheostat.gateway.policy import HINT, AuditBlock, Caller, Policy, local_tenant, read_policy
 from rheostat.gateway.refusals import Refusal
 
-LARGEST_BYTES = 2**20
-"""A larger policy file is refused."""
+LARGEST_BYTES = 2**18
+"""A larger policy file is refused: some two thousand keys, whose reading takes seconds."""
 
 POLL_S = 1.0
 _LOG = logging.getLogger("rheostat.gateway")
@@ -119,7 +119,7 @@ class PolicySource:
         )
 
     def reload(self) -> bool:
-        """Read the file as it is now; gives whether it is the policy in force afterwards."""
+        """Read the file as it is now; gives whether it is the policy in force afterwards. Not for an event loop."""
         return self._look(settled=True)
 
     def look(self) -> bool:
