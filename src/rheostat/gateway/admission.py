@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 from rheostat.gateway.refusals import Refusal
@@ -23,8 +23,6 @@ class Admission:
         self._working = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_s: float | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
         self.is_draining = False
 
     @property
@@ -72,7 +70,6 @@ class Admission:
             self._leave(monotonic() - begun)
 
     async def _enter(self) -> None:
-        self._empty.clear()
         if self._working < self._places:
             self._working += 1
             return
@@ -84,14 +81,13 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 self._hand_on()
             else:
-                self._waiting.remove(turn)
-            self._tell_if_empty()
+                with suppress(ValueError):  # it may have been passed over already
+                    self._waiting.remove(turn)
             raise
 
     def _leave(self, took_s: float) -> None:
         self._mean_s = took_s if self._mean_s is None else self._mean_s + _WEIGHT * (took_s - self._mean_s)
         self._hand_on()
-        self._tell_if_empty()
 
     def _hand_on(self) -> None:
         """A place that has become free goes to the first who waits, who is counted as working from now on."""
@@ -102,17 +98,9 @@ class Admission:
                 return
         self._working -= 1
 
-    def _tell_if_empty(self) -> None:
-        if not self._working and not self._waiting:
-            self._empty.set()
-
     def drain(self) -> None:
         """From now on nobody new is let in; those who work or wait already go on."""
         self.is_draining = True
-
-    async def emptied(self) -> None:
-        """Returns when nobody works or waits."""
-        await self._empty.wait()
 
 
 def draining() -> Refusal:
