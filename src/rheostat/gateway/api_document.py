@@ -5,7 +5,8 @@ import hashlib
 import re
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
@@ -17,6 +18,7 @@ DESCRIPTION = """Chat completions with dials, under the policy of whoever runs t
 The API is OpenAI's; the dials are more fields of a request (`"safety": 0.75`), headers (`X-Rheostat-Safety: 0.75`) or
 `chat_template_kwargs`, and `rheostat` in the answer says what was granted and why."""
 
+_STATIC = "/static-offline-docs"
 _ERRORS = {
     400: "The request cannot be answered as it is.",
     401: "No key, or one that is not known.",
@@ -47,7 +49,10 @@ def answers(chunk: str) -> dict[int | str, dict[str, Any]]:
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
             "headers": {
                 "X-Rheostat-Dials": {"description": "the dials as granted", "schema": {"type": "string"}},
-                "X-Request-Id": {"description": "the request's id, as the audit log has it", "schema": {"type": "string"}},
+                "X-Request-Id": {
+                    "description": "the request's id, as the audit log has it",
+                    "schema": {"type": "string"},
+                },
             },
         }
     }
@@ -79,7 +84,10 @@ def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, kind in (("/v1/chat/completions", types.chat), ("/v1/completions", types.completion)):
         schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-        made["paths"][path]["post"]["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        made["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
     for path, methods in made["paths"].items():
         for operation in methods.values():
             if path.startswith("/v1/"):
@@ -88,17 +96,25 @@ def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
     return made
 
 
-def docs_policy(app: FastAPI) -> bytes:
-    """The content security policy of `/docs`, which holds a script of its own: that script alone, by its hash."""
-    from fastapi.testclient import TestClient
-
-    page = TestClient(app).get("/docs").text
+def add_docs(app: FastAPI) -> None:
+    """`/docs`, from files of this machine alone; its one inline script is allowed by its hash."""
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=f"{app.title}: the API",
+        swagger_js_url=f"{_STATIC}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_STATIC}/swagger-ui.css",
+        swagger_favicon_url=f"{_STATIC}/favicon.png",
+    )
     hashes = [
-        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+        base64.b64encode(hashlib.sha256(script).digest()).decode()
+        for script in re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     ]
     scripts = " ".join(f"'sha256-{each}'" for each in hashes)
-    return (
+    page.headers["content-security-policy"] = (
         f"default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "frame-ancestors 'none'"
-    ).encode()
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return page

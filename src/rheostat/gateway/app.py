@@ -27,7 +27,7 @@ from rheostat.gateway.http_exchange import (
 )
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
-from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Error, Health, Model, ModelList, Part
+from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import CONTENT_TYPE
 from rheostat.version import __version__
@@ -55,6 +55,7 @@ def build_app(
             await service.callers.stop()
 
     app = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
         title="Rheostat",
         version=__version__,
@@ -81,8 +82,8 @@ def build_app(
             expose_headers=["x-request-id", "x-rheostat-dials", "retry-after"],
         )
     api_document.describe_bodies(app, types)
-    policies = {"/docs": api_document.docs_policy(app)}
-    return Door(app, only_loopback_names=only_loopback_names, page_policies=policies)
+    api_document.add_docs(app)
+    return Door(app, only_loopback_names=only_loopback_names)
 
 
 class _Handed(Response):
@@ -139,7 +140,9 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(id: str, request: Request) -> Model:
         """One of the models."""
         if id not in tenant_of(request).dials:
-            raise Refusal(404, "model_not_found", "there is no such model here for this key", "GET /v1/models lists them")
+            raise Refusal(
+                404, "model_not_found", "there is no such model here for this key", "GET /v1/models lists them"
+            )
         return Model(id=id, created=started)
 
     @app.get("/v1/dials", responses=errors, tags=["models"])
@@ -149,7 +152,9 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/health", responses={503: {"model": Health, "description": "It does not answer now."}}, tags=["operation"])
+    @app.get(
+        "/health", responses={503: {"model": Health, "description": "It does not answer now."}}, tags=["operation"]
+    )
     async def health(response: Response) -> Health:
         """Whether the gateway answers requests; no key is needed."""
         found = await _health(service)
@@ -196,7 +201,9 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     if error.status_code == 405:
         refusal = Refusal(405, "wrong_method", f"got {request.method}, which this address does not take", "see /docs")
     else:
-        refusal = Refusal(error.status_code, "not_found", "there is nothing at this address", "/docs lists the addresses")
+        refusal = Refusal(
+            error.status_code, "not_found", "there is nothing at this address", "/docs lists the addresses"
+        )
     return JSONResponse(refusal.body(), refusal.status, error.headers)
 
 
@@ -204,8 +211,7 @@ async def _on_exception(request: Request, error: Exception) -> Response:
     """What no code expected: the server logs the traceback, the client learns the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed", request_id)
-    refusal = Refusal(500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id")
+    refusal = Refusal(
+        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
+    )
     return JSONResponse(refusal.body(), 500)
-
-
-__all__ = ["Error", "build_app"]

@@ -49,7 +49,10 @@ def read_asked(body: ChatBody | CompletionBody, headers: Headers) -> Asked:
         messages = conversation(body)
         max_tokens = _one_of(max_tokens=body.max_tokens, max_completion_tokens=body.max_completion_tokens)
     else:
-        messages, max_tokens = (Message("user", _checked_text(body.prompt, "prompt", may_be_blank=False)),), body.max_tokens
+        messages, max_tokens = (
+            (Message("user", _checked_text(body.prompt, "prompt", may_be_blank=False)),),
+            body.max_tokens,
+        )
     if body.stream_options is not None and not body.stream:
         raise Refusal(
             400,
@@ -163,7 +166,11 @@ def _checked_text(text: str, where: str, *, may_be_blank: bool) -> str:
             ) from None
     if not may_be_blank and not text.strip():
         raise Refusal(
-            400, "empty_text", f"{where}: got {shown(text)}, allowed is anything to respond to", "say something", param=where
+            400,
+            "empty_text",
+            f"{where}: got {shown(text)}, allowed is anything to respond to",
+            "say something",
+            param=where,
         )
     return text
 

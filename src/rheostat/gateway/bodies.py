@@ -241,4 +241,8 @@ def shown(value: object) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return "an object"
-    return {None: "null", True: "true", False: "false"}.get(value, repr(value)) if value in (None, True, False) else repr(value)
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, repr(value))
+        if value in (None, True, False)
+        else repr(value)
+    )

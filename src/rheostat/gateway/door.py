@@ -5,8 +5,8 @@ Pure ASGI, around the whole application.
 
 import ipaddress
 import secrets
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send
 from rheostat.gateway.refusals import Refusal
 
-_OWN = b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+_POLICY = b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 _ALWAYS: HeaderList = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -27,22 +27,21 @@ class Door:
 
     app: Any
     only_loopback_names: bool
-    page_policies: Mapping[str, bytes] = field(default_factory=dict)
-    """Content security policies of pages that need one of their own, by path."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        policy = self.page_policies.get(scope["path"], _OWN)
         state = scope.setdefault("state", {})
         state["request_id"] = secrets.token_hex(12)
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                own = [(b"x-request-id", state["request_id"].encode()), (b"content-security-policy", policy)]
-                message["headers"] = [*message["headers"], *_ALWAYS, *own]
+                headers = [*message["headers"], *_ALWAYS, (b"x-request-id", state["request_id"].encode())]
+                if not any(name == b"content-security-policy" for name, _ in headers):
+                    headers.append((b"content-security-policy", _POLICY))
+                message["headers"] = headers
             await send(message)
 
         if self.only_loopback_names and not is_loopback_name(host_of(scope["headers"])):

@@ -1,7 +1,7 @@
 """An exchange over HTTP: its body read within bounds, its answer sent whole or as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import time
@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from rheostat.gateway.backend import Piece
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
@@ -122,7 +121,11 @@ class Sender:
     async def begin_stream(self, opening: bytes) -> None:
         """Headers and the first chunks."""
         self.is_streaming = True
-        more = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        more = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
         await self._start(200, more)
         await self.chunk(opening)
 

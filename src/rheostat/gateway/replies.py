@@ -29,7 +29,9 @@ class Reply:
 
     def whole(self, texts: Sequence[str], finishes: Sequence[Finish], outcome: Outcome) -> bytes:
         """The answer to a request that does not stream."""
-        choices = [self._choice(index, text, finish) for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))]
+        choices = [
+            self._choice(index, text, finish) for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))
+        ]
         values = {
             **self._head("chat.completion" if self.kind == "chat" else "text_completion"),
             "choices": choices,

@@ -240,12 +240,18 @@ class Exchange:
         self.granted = grant(asked.dials, tenant.limits, tenant.dials[model.name])
         if asked.has_system_turn and not tenant.allows_system_turn:
             raise Refusal(
-                403, "system_turn_refused", "got a system turn, allowed is none", "leave it out", param="messages.0.role"
+                403,
+                "system_turn_refused",
+                "got a system turn, allowed is none",
+                "leave it out",
+                param="messages.0.role",
             )
         if asked.wants_scores:
             self._check_scores(asked)
         if tenant.guard is not None and asked.samples > 1:
-            raise Refusal(400, "invalid_value", "n: got more than 1, allowed is 1: answers are guarded", "leave it out", "n")
+            raise Refusal(
+                400, "invalid_value", "n: got more than 1, allowed is 1: answers are guarded", "leave it out", "n"
+            )
         wanted = LONGEST_ANSWER if asked.max_tokens is None else asked.max_tokens
         room = [each for each in (tenant.max_tokens, model.context and model.context - 1) if each]
         self.ask = Ask(
@@ -280,7 +286,11 @@ class Exchange:
             raise Refusal(403, "scores_refused", "score: got true, allowed is false", "leave it out", param="score")
         if self.service.guard is None:
             raise Refusal(
-                400, "scores_unavailable", "score: got true, and there are no rewards here", "leave it out", param="score"
+                400,
+                "scores_unavailable",
+                "score: got true, and there are no rewards here",
+                "leave it out",
+                param="score",
             )
         if asked.samples > 1:
             raise Refusal(400, "invalid_value", "score: got true with n above 1", "ask for one answer", param="n")
@@ -340,7 +350,9 @@ class Exchange:
 
     async def _guarded(self, ask: Ask) -> AsyncGenerator[Piece | Outcome, None]:
         if self.service.guard is None:
-            raise Refusal(503, "guard_unavailable", "answers are guarded, and there are no rewards here", "tell the operator")
+            raise Refusal(
+                503, "guard_unavailable", "answers are guarded, and there are no rewards here", "tell the operator"
+            )
         guarded = await self.service.guard.answer(ask, self.tenant)
         yield Piece(0, guarded.text, guarded.finish)
         wants_scores = self.asked is not None and self.asked.wants_scores
@@ -407,7 +419,10 @@ class Exchange:
 
 def _timed_out(seconds: float) -> Refusal:
     return Refusal(
-        504, "timeout", f"no whole answer within {seconds:g} s", "ask for fewer tokens, or again when there is less to do"
+        504,
+        "timeout",
+        f"no whole answer within {seconds:g} s",
+        "ask for fewer tokens, or again when there is less to do",
     )
 
 

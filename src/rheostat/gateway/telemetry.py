@@ -26,7 +26,11 @@ class Telemetry:
             "rheostat_requests", "Requests by how they ended", ("route", "status", "tenant"), registry=registry
         )
         self._seconds = Histogram(
-            "rheostat_request_seconds", "From a request's coming to its end", ("route",), buckets=_SECONDS, registry=registry
+            "rheostat_request_seconds",
+            "From a request's coming to its end",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._first_token = Histogram(
             "rheostat_first_token_seconds",
@@ -42,7 +46,9 @@ class Telemetry:
         self._dials = Counter(
             "rheostat_dials", "Dials granted otherwise than requested", ("dial", "change"), registry=registry
         )
-        self._guard = Counter("rheostat_guard", "Guarded answers by what became of them", ("outcome",), registry=registry)
+        self._guard = Counter(
+            "rheostat_guard", "Guarded answers by what became of them", ("outcome",), registry=registry
+        )
         self._known: dict[tuple[str, int, str], Counter] = {}
         self._seconds_of: dict[str, Histogram] = {}
 
