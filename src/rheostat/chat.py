@@ -85,13 +85,28 @@ def prompt_text(
     return (text if neutralise is None else neutralise(text)) + control_text
 
 
-def plain_turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[dict[str, str]]:
+def plain_turns(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, neutralise: Neutralise | None = None
+) -> list[dict[str, str]]:
     """The turns for a server that renders the same template: `role` and `content`, as `prompt_text` renders them.
 
     No content yields a special token, and a system text stands in the first user turn where the template refuses or
-    drops a system turn. Raises `InputError` where the chat template refuses the conversation.
+    drops a system turn. A control forged across two turns is neutralised too. Raises `InputError` where the chat
+    template refuses the conversation.
     """
-    return _rendered(tokenizer, messages, awaits_response=True)[0]
+    turns = _rendered(tokenizer, messages, awaits_response=True)[0]
+    return turns if neutralise is None else neutral_turns(turns, neutralise)
+
+
+def neutral_turns(turns: Sequence[Mapping[str, str]], neutralise: Neutralise) -> list[dict[str, str]]:
+    """Turns whose contents were neutralised as one text, which stays as long as it is."""
+    text = neutralise("".join(turn["content"] for turn in turns))
+    sent, start = [], 0
+    for turn in turns:
+        stop = start + len(turn["content"])
+        sent.append({**turn, "content": text[start:stop]})
+        start = stop
+    return sent
 
 
 def encode_response(

@@ -17,7 +17,7 @@ class LineFile:
     """
 
     def __init__(self, path: Path, *, rotate_bytes: int, keep: int, fsync: bool = False) -> None:
-        self.path = path
+        self.path, self._name = path, str(path)
         self.rotation_fault: OSError | None = None
         """Why an older file could not be set aside when it was last tried; lines go on into the file meanwhile."""
         self._rotate_bytes, self._keep, self._fsync = rotate_bytes, keep, fsync
@@ -58,7 +58,7 @@ class LineFile:
         """The size of the file at `path`, which is opened anew where it is not the one that is open."""
         own = os.fstat(self._file)
         try:
-            there = os.stat(self.path)
+            there = os.stat(self._name)
         except FileNotFoundError:
             there = None
         if there is not None and (there.st_ino, there.st_dev) == (own.st_ino, own.st_dev):

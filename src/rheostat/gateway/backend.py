@@ -14,6 +14,7 @@ class Ask:
 
     `control` holds every dial of the model, on one of its levels. `samples` answers are drawn, each ended by a text of
     `stop` (left out of the answer), by the model's end token or after `max_tokens` tokens. Without `seed` one is drawn.
+    `stream` False says that nobody waits for pieces: a backend may give each answer in one.
     """
 
     model: str
@@ -25,6 +26,7 @@ class Ask:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     samples: int = 1
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
