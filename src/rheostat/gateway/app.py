@@ -25,6 +25,7 @@ from rheostat.gateway.http_exchange import (
     bearer_key,
     refusal_headers,
 )
+from rheostat.gateway.playground import playground_routes
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
@@ -83,6 +84,7 @@ def build_app(
         )
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)
+    app.include_router(playground_routes())
     return Door(app, only_loopback_names=only_loopback_names)
 
 
