@@ -115,6 +115,17 @@ def load_backend(options: ServeOptions) -> Backend:
     return in_process({name: load(options.run, method=options.method, device=options.device)})
 
 
+def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:
+    from rheostat.gateway.upstream import Upstream
+    from rheostat.gateway.upstream_client import UpstreamOptions
+
+    assert options.run is not None
+    whole = UpstreamOptions(
+        address.url, address.model, address.key_variable, connections=options.concurrency, whole_s=options.timeout_s
+    )
+    return Upstream(options.run, whole, name=options.name)
+
+
 def _service(options: ServeOptions, backend: Backend, callers: CallerSource, audit: AuditLog | None) -> Service:
     telemetry = Telemetry()
     admission = Admission(in_work=options.concurrency, queue=options.queue)
