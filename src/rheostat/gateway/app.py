@@ -1,0 +1,219 @@
+"""The HTTP API as an ASGI application: its routes, its errors, its OpenAPI document."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from rheostat.errors import ModelError
+from rheostat.gateway import api_document
+from rheostat.gateway.bodies import BodyTypes
+from rheostat.gateway.door import Door
+from rheostat.gateway.http_exchange import (
+    BodyLimits,
+    CompletionEndpoint,
+    Receive,
+    Scope,
+    Send,
+    bearer_key,
+    refusal_headers,
+)
+from rheostat.gateway.playground import playground_routes
+from rheostat.gateway.policy import Tenant
+from rheostat.gateway.refusals import Refusal
+from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
+from rheostat.gateway.service import Service
+from rheostat.gateway.telemetry import CONTENT_TYPE
+from rheostat.version import __version__
+
+_logger = logging.getLogger(__name__)
+
+
+def build_app(
+    service: Service,
+    *,
+    body_limits: BodyLimits | None = None,
+    only_loopback_names: bool = True,
+    allow_origins: Sequence[str] = (),
+) -> Any:
+    """The application around a service, whose backend and policy it starts and stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.callers.start()
+        await service.backend.start()
+        try:
+            yield
+        finally:
+            await service.backend.stop()
+            await service.callers.stop()
+
+    app = FastAPIOffline(
+        docs_url=None,
+        redoc_url=None,
+        title="Rheostat",
+        version=__version__,
+        description=api_document.DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    types = BodyTypes.of(
+        [dial for model in service.backend.models.values() for dial in model.control_format.attributes]
+    )
+    limits = body_limits or BodyLimits()
+    _add_completions(app, service, types, limits)
+    _add_models(app, service)
+    _add_state(app, service)
+    app.add_exception_handler(Refusal, _on_refusal)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _on_exception)
+    if allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(allow_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-rheostat-dials", "retry-after"],
+        )
+    api_document.describe_bodies(app, types)
+    api_document.add_docs(app)
+    app.include_router(playground_routes())
+    return Door(app, only_loopback_names=only_loopback_names)
+
+
+class _Handed(Response):
+    """Leaves the response to an ASGI application."""
+
+    def __init__(self, endpoint: CompletionEndpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._endpoint(scope, receive, send)
+
+
+def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: BodyLimits) -> None:
+    chat = _Handed(CompletionEndpoint(service, "chat", types.chat, limits))
+    completion = _Handed(CompletionEndpoint(service, "completion", types.completion, limits))
+    errors = api_document.errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504)
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        responses=api_document.answers("chat.completion.chunk") | errors,
+        tags=["completions"],
+    )
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events."""
+        return chat
+
+    @app.post(
+        "/v1/completions",
+        response_model=Completion,
+        responses=api_document.answers("text_completion") | errors,
+        tags=["completions"],
+    )
+    async def completions(request: Request) -> Response:
+        """Answer a prompt, which is read as one user turn."""
+        return completion
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    started = int(time())
+    errors = api_document.errors(401, 500, 503)
+
+    def tenant_of(request: Request) -> Tenant:
+        return service.callers.caller(bearer_key(request.scope["headers"])).tenant
+
+    @app.get("/v1/models", responses=errors, tags=["models"])
+    async def models(request: Request) -> ModelList:
+        """The models that the caller may ask, the default one first."""
+        allowed = tenant_of(request).dials
+        return ModelList(data=[Model(id=name, created=started) for name in service.backend.models if name in allowed])
+
+    @app.get("/v1/models/{id:path}", responses=errors | api_document.errors(404), tags=["models"])
+    async def model(id: str, request: Request) -> Model:
+        """One of the models."""
+        if id not in tenant_of(request).dials:
+            raise Refusal(
+                404, "model_not_found", "there is no such model here for this key", "GET /v1/models lists them"
+            )
+        return Model(id=id, created=started)
+
+    @app.get("/v1/dials", responses=errors, tags=["models"])
+    async def dials(request: Request) -> Dials:
+        """The dials as this caller may turn them."""
+        return Dials.of(tenant_of(request), has_rewards=service.guard is not None)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/health", responses={503: {"model": Health, "description": "It does not answer now."}}, tags=["operation"]
+    )
+    async def health(response: Response) -> Health:
+        """Whether the gateway answers requests; no key is needed."""
+        found = await _health(service)
+        response.status_code = 200 if found.status == "ok" else 503
+        return found
+
+    @app.get("/metrics", response_class=Response, tags=["operation"], responses=api_document.metrics())
+    async def metrics() -> Response:
+        """The metrics in Prometheus' text format; no key is needed."""
+        return Response(service.telemetry.text(), headers={"content-type": CONTENT_TYPE})
+
+
+async def _health(service: Service) -> Health:
+    model = Part(status="ok")
+    try:
+        await service.backend.check()
+    except ModelError as error:
+        _logger.warning("the model cannot answer: %s", error.message)
+        model = Part(status="failing", detail="the model cannot answer now")
+    source = service.callers.status()
+    policy = Part(status="ok")
+    if source.last_error is not None:
+        policy = Part(status="failing", detail="the newest policy file was refused; the last good one is in force")
+    audit = Part(status="ok")
+    if service.audit is not None and service.audit.is_failing:
+        audit = Part(status="failing", detail="the audit log cannot be written")
+    is_ok = model.status == "ok" and audit.status == "ok"
+    return Health(
+        status="draining" if service.admission.is_draining else "ok" if is_ok else "failing",
+        model=model,
+        policy=policy,
+        audit=audit,
+        in_work=service.admission.working,
+        waiting=service.admission.waiting,
+    )
+
+
+async def _on_refusal(request: Request, refusal: Refusal) -> Response:
+    headers = {name.decode(): value.decode() for name, value in refusal_headers(refusal)}
+    return JSONResponse(refusal.body(), refusal.status, headers)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 405:
+        refusal = Refusal(405, "wrong_method", f"got {request.method}, which this address does not take", "see /docs")
+    else:
+        refusal = Refusal(
+            error.status_code, "not_found", "there is nothing at this address", "/docs lists the addresses"
+        )
+    return JSONResponse(refusal.body(), refusal.status, error.headers)
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    """What no code expected: the server logs the traceback, the client learns the request's id."""
+    request_id = request.scope["state"]["request_id"]
+    _logger.error("request %s failed", request_id)
+    refusal = Refusal(
+        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
+    )
+    return JSONResponse(refusal.body(), 500)
