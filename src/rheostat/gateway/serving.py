@@ -128,9 +128,9 @@ def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:
 
     assert options.run is not None
     whole = UpstreamOptions(
-        address.url,
-        address.model,
-        address.key_variable,
+        base_url=address.url,
+        model=address.model,
+        api_key_env=address.key_variable,
         connections=options.concurrency,
         whole_s=options.timeout_s,
     )
