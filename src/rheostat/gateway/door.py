@@ -14,7 +14,9 @@ from pydantic_core import to_json
 from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send
 from rheostat.gateway.refusals import Refusal
 
-_POLICY = b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+_POLICY = (
+    b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+)
 _ALWAYS: HeaderList = [
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),

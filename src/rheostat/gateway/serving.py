@@ -69,7 +69,9 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
         formats = {name: model.control_format for name, model in backend.models.items()}
         key = new_key() if options.policy is None and not options.is_insecure else None
         callers: CallerSource
-        callers = LocalSource(formats, key=key) if options.policy is None else PolicySource(options.policy, formats)
+        callers = (
+            LocalSource(formats, key=key) if options.policy is None else PolicySource(options.policy, formats)
+        )
         audit = None if callers.audit is None else AuditLog(callers.audit)
         try:
             service = _service(options, backend, callers, audit)
@@ -93,15 +95,20 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
 
 def _check(options: ServeOptions) -> None:
     if options.policy is not None and options.is_insecure:
-        raise InputError("got --policy and --insecure-local, allowed is one of them", hint="leave --insecure-local out")
+        raise InputError(
+            "got --policy and --insecure-local, allowed is one of them", hint="leave --insecure-local out"
+        )
     if options.upstream is None:
         return
     if options.run is None:
         raise InputError(
-            "got --upstream without --run, allowed is both", hint="give the exported model that it serves with --run DIR"
+            "got --upstream without --run, allowed is both",
+            hint="give the exported model that it serves with --run DIR",
         )
     if options.method is not None:
-        raise InputError("got --upstream and --method, allowed is one of them", hint="an exported model is one method's")
+        raise InputError(
+            "got --upstream and --method, allowed is one of them", hint="an exported model is one method's"
+        )
 
 
 def load_backend(options: ServeOptions) -> Backend:
@@ -121,19 +128,29 @@ def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:
 
     assert options.run is not None
     whole = UpstreamOptions(
-        address.url, address.model, address.key_variable, connections=options.concurrency, whole_s=options.timeout_s
+        base_url=address.url,
+        model=address.model,
+        api_key_env=address.key_variable,
+        connections=options.concurrency,
+        whole_s=options.timeout_s,
     )
     return Upstream(options.run, whole, name=options.name)
 
 
-def _service(options: ServeOptions, backend: Backend, callers: CallerSource, audit: AuditLog | None) -> Service:
+def _service(
+    options: ServeOptions, backend: Backend, callers: CallerSource, audit: AuditLog | None
+) -> Service:
     telemetry = Telemetry()
     admission = Admission(in_work=options.concurrency, queue=options.queue)
     telemetry.watch("in_work", "Requests in work", lambda: admission.working)
     telemetry.watch("queue_length", "Requests that wait for their turn", lambda: admission.waiting)
     telemetry.watch("backend_waiting", "Asks that have no token yet", lambda: backend.waiting)
-    telemetry.watch("policy_reloads", "Policy files taken over since the start", lambda: callers.status().reloads)
-    telemetry.watch("policy_failures", "Policy files refused since the start", lambda: callers.status().failures)
+    telemetry.watch(
+        "policy_reloads", "Policy files taken over since the start", lambda: callers.status().reloads
+    )
+    telemetry.watch(
+        "policy_failures", "Policy files refused since the start", lambda: callers.status().failures
+    )
     if audit is not None:
         telemetry.watch("audit_lines", "Lines written to the audit log", lambda: audit.lines)
         telemetry.watch("audit_lost", "Lines that could not be written", lambda: audit.lost)
@@ -155,14 +172,24 @@ def announcement(
     address = opened.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     url = f"http://{host}:{address[1]}"
-    lines = [f"playground  {url}/{'' if key is None else f'#key={key}'}", f"API         {url}/v1 (documented at {url}/docs)"]
+    lines = [
+        f"playground  {url}/{'' if key is None else f'#key={key}'}",
+        f"API         {url}/v1 (documented at {url}/docs)",
+    ]
     for name, dials in formats.items():
-        said = [f"{dial} {level_text(dials.levels_of(dial)[0])} to {level_text(dials.levels_of(dial)[-1])}" for dial in dials.names]
+        said = [
+            f"{dial} {level_text(dials.levels_of(dial)[0])} to {level_text(dials.levels_of(dial)[-1])}"
+            for dial in dials.names
+        ]
         lines.append(f"model       {name}: {', '.join(said)}")
     if options.policy is not None:
         lines.append(f"policy      {options.policy}")
     elif key is not None:
-        lines.append("policy      none: whoever has the key in the address above turns the dials freely, on this machine")
+        lines.append(
+            "policy      none: whoever has the key in the address above turns the dials freely, on this machine"
+        )
     else:
-        lines.append("policy      none, and no key is asked for: anyone on this machine turns the dials freely")
+        lines.append(
+            "policy      none, and no key is asked for: anyone on this machine turns the dials freely"
+        )
     return lines
