@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.gateway.policies import EXPIRED_KEY, KEY, OTHER_KEY
+from tests.gateway.served import Served, served, service_over
+from tests.gateway.stub_backend import StubBackend
+
 from rheostat.gateway.backend import Ask, Piece, Usage
 from rheostat.gateway.keys import hash_key
 from rheostat.gateway.policy_source import PolicySource
 from rheostat.gateway.service import Guard, Service
-from tests.gateway.policies import EXPIRED_KEY, KEY, OTHER_KEY
-from tests.gateway.served import Served, served, service_over
-from tests.gateway.stub_backend import StubBackend
 
 DEADLINE_S = 30.0
 LIMITED_KEY = "rheo-" + "m" * 43
@@ -40,7 +41,7 @@ tenants:
     keys:
       - {{id: limited-1, sha256: {hash_key(LIMITED_KEY)}}}
 """
-"""A shop whose safety has a floor, a strict tenant that is refused what is not allowed, one with two requests a minute."""
+"""A shop whose safety has a floor, a tenant that is refused what is below it, one with two requests a minute."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The official OpenAI client against the gateway, over a real socket."""
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
+from openai.resources.chat.completions import Completions as ChatCompletions
+from openai.resources.completions import Completions
 from openai.types.chat import ChatCompletion
-
-from rheostat.errors import EndpointError, ModelError, PromptTooLong
 from tests.gateway.live_gateway import DEADLINE_S, LIMITED_KEY, GatedBackend, LiveGateway, live_gateway
 from tests.gateway.policies import EXPIRED_KEY, KEY, OTHER_KEY, UNKNOWN_KEY
 from tests.gateway.stub_backend import StubBackend
+
+from rheostat.errors import EndpointError, ModelError, PromptTooLong
+from rheostat.gateway.bodies import ChatBody, CompletionBody
 
 MESSAGES: Any = [{"role": "user", "content": "How do I bake bread?"}]
 SAID = "[helpful=1][harmless=1] How do I bake bread?"
@@ -190,6 +194,13 @@ HARMLESS: list[dict[str, Any]] = [
 def test_standard_fields_that_change_nothing_are_taken(client: OpenAI, field: dict[str, Any]) -> None:
     answer = client.chat.completions.create(model="stub", messages=MESSAGES, **field)
     assert answer.choices[0].message.content == SAID
+
+
+@pytest.mark.parametrize(("create", "body"), [(ChatCompletions.create, ChatBody), (Completions.create, CompletionBody)])
+def test_every_parameter_of_the_client_is_known(create: Any, body: type[ChatBody] | type[CompletionBody]) -> None:
+    """A client that sends one as null, or has a default for it, must not be told that there is no such field."""
+    own = {"self", "timeout", "extra_body", "extra_headers", "extra_query"}
+    assert set(inspect.signature(create).parameters) - own <= set(body.model_fields)
 
 
 def test_a_conversation_goes_round(client: OpenAI) -> None:

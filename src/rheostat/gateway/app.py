@@ -15,6 +15,7 @@ from rheostat.errors import ModelError
 from rheostat.gateway import api_document
 from rheostat.gateway.bodies import BodyTypes
 from rheostat.gateway.door import Door
+from rheostat.gateway.faults import internal_error
 from rheostat.gateway.http_exchange import (
     BodyLimits,
     CompletionEndpoint,
@@ -210,7 +211,4 @@ async def _on_exception(request: Request, error: Exception) -> Response:
     """What no code expected: the server logs the traceback, the client learns the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed", request_id)
-    refusal = Refusal(
-        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
-    )
-    return JSONResponse(refusal.body(), 500)
+    return JSONResponse(internal_error(request_id).body(), 500)

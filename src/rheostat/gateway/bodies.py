@@ -103,6 +103,8 @@ class CommonBody(Strict):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     frequency_penalty: Zero | None = Field(None, description="nothing but 0")
     presence_penalty: Zero | None = Field(None, description="nothing but 0")
     logit_bias: NoMap | None = Field(None, description="nothing but {}")
@@ -126,6 +128,12 @@ class ChatBody(CommonBody):
     function_call: Literal["none"] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = Field(None, description="nothing but medium")
+    prediction: None = None
+    web_search_options: None = None
+    moderation: None = None
+    audio: None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     add_generation_prompt: Literal[True] | None = None
     continue_final_message: Literal[False] | None = None
@@ -181,7 +189,10 @@ def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
     fault = (
         max(faults, key=lambda each: len(each["loc"])) if faults[0]["type"] != "json_invalid" else faults[0]
     )
-    if unknown := next((each for each in faults if each["type"] == "extra_forbidden"), None):
+    of_type = (each for each in faults if each["type"] == "literal_error" and each["loc"][-1] == "type")
+    if other_type := next(of_type, None):
+        fault = other_type  # of an image, say: that its fields are unknown tells less
+    elif unknown := next((each for each in faults if each["type"] == "extra_forbidden"), None):
         fault = unknown
     if fault["type"] == "json_invalid":
         return Refusal(400, "invalid_json", f"the body is not JSON: {fault['msg']}", "send a JSON object")

@@ -126,6 +126,13 @@ class Exchange:
         service.telemetry.granted(self.permitted.grant.dials)
         return self.permitted
 
+    def limit_headers(self) -> list[tuple[bytes, bytes]]:
+        """The tenant's `x-ratelimit-…` headers as they are now; none where the caller is not known."""
+        if self.caller is None:
+            return []
+        headers = self._service.limits.headers(self.tenant)
+        return [(name.encode(), value.encode()) for name, value in headers.items()]
+
     async def events(self) -> AsyncGenerator[Piece | Outcome, None]:
         """The answer's pieces and, when it is whole, its outcome; what is limited is counted. Raises `Refusal`."""
         assert self.permitted is not None

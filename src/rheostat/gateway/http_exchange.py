@@ -1,6 +1,7 @@
 """An exchange over HTTP: its body read within bounds, its answer sent whole or as server-sent events."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pydantic_core import to_json
 
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
 from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
+from rheostat.gateway.faults import internal_error
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
 from rheostat.gateway.service import Service
@@ -20,6 +22,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
+_logger = logging.getLogger(__name__)
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 2**20
 _BEARER = b"bearer "
@@ -64,6 +67,9 @@ class CompletionEndpoint:
                 await self._refuse(exchange, sender, refusal, receive)
         except GoneWhileSending:
             await _finish_quietly(exchange, CLIENT_GONE, "client_gone")
+        except Exception:  # the end of a request: a defect must end a stream as an error, and leave the connection
+            _logger.exception("request %s failed", exchange.id)
+            await self._refuse(exchange, sender, internal_error(exchange.id), receive)
         finally:
             await _finish_quietly(exchange, 500, "internal_error")
 
@@ -81,6 +87,7 @@ class CompletionEndpoint:
                     continue
                 if asked.streams:
                     if not sender.is_streaming:
+                        sender.headers += exchange.limit_headers()
                         await sender.begin_stream(b"".join(reply.opening(ask.samples)))
                     if chunk := stream.of_piece(event):
                         await sender.chunk(chunk)
@@ -90,6 +97,7 @@ class CompletionEndpoint:
         if asked.streams:
             await sender.end_stream(stream.of_outcome(outcome))
         else:
+            sender.headers += exchange.limit_headers()
             await sender.whole(200, reply.whole(exchange.answers, exchange.finishes, outcome))
 
     async def _refuse(self, exchange: Exchange, sender: "Sender", refusal: Refusal, receive: Receive) -> None:
@@ -102,6 +110,7 @@ class CompletionEndpoint:
         if sender.is_streaming:
             await sender.end_stream(failed(refusal))
         elif not sender.is_started:
+            sender.headers += exchange.limit_headers()
             await sender.refusal(refusal, receive)
 
 
