@@ -22,6 +22,7 @@ from rheostat.gateway.http_exchange import (
     Scope,
     Send,
     bearer_key,
+    internal_error,
     refusal_headers,
 )
 from rheostat.gateway.permitted import no_such_model
@@ -74,7 +75,7 @@ def build_app(
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)
     app.include_router(playground_routes())
-    return Door(app, only_loopback_names=only_loopback_names)
+    return Door(app, service.telemetry, only_loopback_names=only_loopback_names)
 
 
 class _Handed(Response):
@@ -121,7 +122,9 @@ def _add_models(app: FastAPI, service: Service) -> None:
     errors = api_document.errors(401, 500, 503)
 
     def tenant_of(request: Request) -> Tenant:
-        return service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        tenant = service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        request.scope["state"]["tenant"] = tenant.name
+        return tenant
 
     @app.get("/v1/models", responses=errors, tags=["models"])
     async def models(request: Request) -> ModelList:
@@ -210,7 +213,4 @@ async def _on_exception(request: Request, error: Exception) -> Response:
     """What no code expected: the server logs the traceback, the client learns the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed", request_id)
-    refusal = Refusal(
-        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
-    )
-    return JSONResponse(refusal.body(), 500)
+    return JSONResponse(internal_error(request_id).body(), 500)

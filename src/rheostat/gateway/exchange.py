@@ -188,7 +188,7 @@ class Exchange:
         return self.asked is not None and self.asked.wants_scores
 
     def _note(self, event: Piece | Outcome, ask: Ask, used: int) -> int:
-        """Keeps what an event says; gives the tokens that are used by then: a piece counts as one, until it is known."""
+        """Keeps what an event says; gives the tokens used by then, a piece counted as one until it is known."""
         telemetry = self._service.telemetry
         if isinstance(event, Outcome):
             self.outcome, usage = event, event.usage
