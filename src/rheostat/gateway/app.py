@@ -15,7 +15,6 @@ from rheostat.errors import ModelError
 from rheostat.gateway import api_document
 from rheostat.gateway.bodies import BodyTypes
 from rheostat.gateway.door import Door
-from rheostat.gateway.faults import internal_error
 from rheostat.gateway.http_exchange import (
     BodyLimits,
     CompletionEndpoint,
@@ -23,6 +22,7 @@ from rheostat.gateway.http_exchange import (
     Scope,
     Send,
     bearer_key,
+    internal_error,
     refusal_headers,
 )
 from rheostat.gateway.permitted import no_such_model
@@ -75,7 +75,7 @@ def build_app(
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)
     app.include_router(playground_routes())
-    return Door(app, only_loopback_names=only_loopback_names)
+    return Door(app, service.telemetry, only_loopback_names=only_loopback_names)
 
 
 class _Handed(Response):
@@ -122,7 +122,9 @@ def _add_models(app: FastAPI, service: Service) -> None:
     errors = api_document.errors(401, 500, 503)
 
     def tenant_of(request: Request) -> Tenant:
-        return service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        tenant = service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        request.scope["state"]["tenant"] = tenant.name
+        return tenant
 
     @app.get("/v1/models", responses=errors, tags=["models"])
     async def models(request: Request) -> ModelList:

@@ -1,7 +1,8 @@
 """What a request's body may hold, field by field. Pure.
 
-Strict: a field that is not here is refused with the nearest name, and one that is here for the sake of OpenAI's clients
-only takes the value that changes nothing (`logprobs: false`, `tools: []`): what cannot be given is not silently left out.
+Strict: a field that is not here is refused with the nearest name, and one that is here for the sake of OpenAI's
+clients only takes the value that changes nothing (`logprobs: false`, `tools: []`): what cannot be given is not left out
+in silence.
 The dials are fields too, by their names, so the models are made for the dials that are served (`BodyTypes.of`).
 """
 

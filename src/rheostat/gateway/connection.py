@@ -7,6 +7,7 @@ bytes would take the error with it.
 """
 
 import asyncio
+import secrets
 from asyncio import TimerHandle
 from dataclasses import dataclass
 from typing import ClassVar
@@ -49,7 +50,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(
-                Refusal(503, "too_many_connections", "too many connections are open", "try again soon", retry_after_s=2)
+                Refusal(
+                    503,
+                    "too_many_connections",
+                    "too many connections are open",
+                    "try again soon",
+                    retry_after_s=2,
+                )
             )
             return
         self._expect_by_deadline()
@@ -114,9 +121,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(Refusal(400, "invalid_http", "got bytes that are no HTTP request", "speak HTTP/1.1"))
 
     def _refuse_headers(self) -> None:
-        limit = f"{self.limits.header_bytes:,}"
+        limit = f"{self.limits.header_bytes:,} bytes"
         self._refuse(
-            Refusal(431, "headers_too_large", f"got more than {limit} bytes of headers, allowed are as many", "send fewer")
+            Refusal(
+                431,
+                "headers_too_large",
+                f"got more than {limit} of headers, allowed are as many",
+                "send fewer",
+            )
         )
 
     def _expect_by_deadline(self) -> None:
@@ -124,13 +136,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.limits.request_s, self._late)
 
     def _late(self) -> None:
-        if self.cycle is None and not self._header_bytes:  # a connection that never asked anything is due no answer
+        if (
+            self.cycle is None and not self._header_bytes
+        ):  # a connection that never asked anything is due no answer
             self._cancel_deadlines()
             self.transport.close()
             return
         self._refuse(
             Refusal(
-                408, "request_timeout", f"no whole request came within {self.limits.request_s:g} s", "send it at once"
+                408,
+                "request_timeout",
+                f"no whole request came within {self.limits.request_s:g} s",
+                "send it at once",
             )
         )
 
@@ -142,7 +159,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_deadlines()
         self._unset_keepalive_if_required()
         cycle = self.cycle
-        is_due = cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
+        is_due = (
+            cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
+        )
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -175,7 +194,8 @@ def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
 def raw_response(refusal: Refusal) -> bytes:
     """An error as bytes of HTTP, after which the connection is closed."""
     body = to_json(refusal.body())
-    head = STATUS_LINE[refusal.status] + b"content-type: application/json\r\nconnection: close\r\n"
+    head = STATUS_LINE[refusal.status] + b"x-request-id: %s\r\n" % secrets.token_hex(12).encode()
+    head += b"content-type: application/json\r\nconnection: close\r\n"
     if refusal.retry_after_s is not None:
         head += b"retry-after: %d\r\n" % refusal.retry_after_s
     return bytes(head + b"content-length: %d\r\n\r\n" % len(body) + body)

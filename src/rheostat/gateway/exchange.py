@@ -126,13 +126,6 @@ class Exchange:
         service.telemetry.granted(self.permitted.grant.dials)
         return self.permitted
 
-    def limit_headers(self) -> list[tuple[bytes, bytes]]:
-        """The tenant's `x-ratelimit-…` headers as they are now; none where the caller is not known."""
-        if self.caller is None:
-            return []
-        headers = self._service.limits.headers(self.tenant)
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
-
     async def events(self) -> AsyncGenerator[Piece | Outcome, None]:
         """The answer's pieces and, when it is whole, its outcome; what is limited is counted. Raises `Refusal`."""
         assert self.permitted is not None
@@ -195,7 +188,7 @@ class Exchange:
         return self.asked is not None and self.asked.wants_scores
 
     def _note(self, event: Piece | Outcome, ask: Ask, used: int) -> int:
-        """Keeps what an event says; gives the tokens that are used by then: a piece counts as one, until it is known."""
+        """Keeps what an event says; gives the tokens used by then, a piece counted as one until it is known."""
         telemetry = self._service.telemetry
         if isinstance(event, Outcome):
             self.outcome, usage = event, event.usage

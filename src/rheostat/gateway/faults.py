@@ -29,10 +29,3 @@ def refusal_of(error: RheostatError) -> Refusal:
     if isinstance(error, ModelError):
         return Refusal(503, "model_unavailable", "the model cannot answer now", "try again", retry_after_s=5)
     return Refusal(500, "internal_error", "the gateway failed", "tell its operator the request's id")
-
-
-def internal_error(request_id: str) -> Refusal:
-    """What a client is told of a defect: the id by which the operator finds it in the log."""
-    return Refusal(
-        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
-    )

@@ -12,7 +12,6 @@ from pydantic_core import to_json
 
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
 from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
-from rheostat.gateway.faults import internal_error
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
 from rheostat.gateway.service import Service
@@ -52,22 +51,25 @@ class CompletionEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        exchange = Exchange(self.service, scope["state"]["request_id"], self.route)
+        state, headers = scope["state"], scope["headers"]
+        state["is_counted"] = True
+        exchange = Exchange(self.service, state["request_id"], self.route)
         sender = Sender(send)
         try:
-            try:
-                async with exchange.lifetime():
-                    exchange.authenticate(bearer_key(scope["headers"]))
-                    check_is_json(scope["headers"])
-                    raw = await read_whole(scope["headers"], receive, self.limits)
-                    async with watched(exchange, receive):
-                        exchange.read(read_body(self.body_type, raw), scope["headers"])
-                        await self._answer(exchange, sender)
-            except Refusal as refusal:
-                await self._refuse(exchange, sender, refusal, receive)
+            async with exchange.lifetime():
+                exchange.authenticate(bearer_key(headers))
+                check_is_json(headers)
+                raw = await read_whole(headers, receive, self.limits)
+                async with watched(exchange, receive):
+                    exchange.read(read_body(self.body_type, raw), headers)
+                    await self._answer(exchange, sender)
+        except Refusal as refusal:
+            await self._refuse(exchange, sender, refusal, receive)
         except GoneWhileSending:
             await _finish_quietly(exchange, CLIENT_GONE, "client_gone")
-        except Exception:  # the end of a request: a defect must end a stream as an error, and leave the connection
+        except (
+            Exception
+        ):  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
             _logger.exception("request %s failed", exchange.id)
             await self._refuse(exchange, sender, internal_error(exchange.id), receive)
         finally:
@@ -87,7 +89,7 @@ class CompletionEndpoint:
                     continue
                 if asked.streams:
                     if not sender.is_streaming:
-                        sender.headers += exchange.limit_headers()
+                        sender.headers += self._limit_headers(exchange)
                         await sender.begin_stream(b"".join(reply.opening(ask.samples)))
                     if chunk := stream.of_piece(event):
                         await sender.chunk(chunk)
@@ -97,7 +99,7 @@ class CompletionEndpoint:
         if asked.streams:
             await sender.end_stream(stream.of_outcome(outcome))
         else:
-            sender.headers += exchange.limit_headers()
+            sender.headers += self._limit_headers(exchange)
             await sender.whole(200, reply.whole(exchange.answers, exchange.finishes, outcome))
 
     async def _refuse(self, exchange: Exchange, sender: "Sender", refusal: Refusal, receive: Receive) -> None:
@@ -110,8 +112,21 @@ class CompletionEndpoint:
         if sender.is_streaming:
             await sender.end_stream(failed(refusal))
         elif not sender.is_started:
-            sender.headers += exchange.limit_headers()
+            sender.headers += self._limit_headers(exchange)
             await sender.refusal(refusal, receive)
+
+    def _limit_headers(self, exchange: Exchange) -> HeaderList:
+        if exchange.caller is None:
+            return []
+        found = self.service.limits.headers(exchange.tenant)
+        return [(name.encode(), value.encode()) for name, value in found.items()]
+
+
+def internal_error(request_id: str) -> Refusal:
+    """A fault of the gateway's own, of which a client learns the request's id alone."""
+    return Refusal(
+        500, "internal_error", f"the gateway failed at request {request_id}", "tell its operator this id"
+    )
 
 
 async def _finish_quietly(exchange: Exchange, status: int, code: str) -> None:

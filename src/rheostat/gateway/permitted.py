@@ -26,7 +26,7 @@ class Permitted:
 def permitted(
     asked: Asked, tenant: Tenant, models: Mapping[str, ServedModel], *, has_rewards: bool
 ) -> Permitted:
-    """The ask of a request. Raises `Refusal`: 400, 403 what the policy forbids, 404 a model that there is not for it."""
+    """The ask of a request. Raises `Refusal`: 400, 403 for what the policy forbids, 404 for a model not allowed."""
     model = models[_model_name(asked.model, tenant, models)]
     granted = grant(asked.dials, tenant.limits, tenant.dials[model.name])
     if asked.has_system_turn and not tenant.allows_system_turn:

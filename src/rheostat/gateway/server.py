@@ -1,6 +1,7 @@
 """The server: uvicorn within bounds, which drains before it ends."""
 
 import asyncio
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +18,8 @@ from rheostat.gateway.door import is_loopback_name
 from rheostat.gateway.service import Service
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OTHER_FILES = 640
+"""File descriptors for what is no client: the servers behind, logs, models."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -83,6 +86,16 @@ def build_server(
         backlog=512,
     )
     return GatewayServer(config, service, drain_s)
+
+
+def room_for(connections: int) -> int:
+    """How many connections, at most `connections`, there are file descriptors for; this process' limit is raised."""
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(connections, soft - _OTHER_FILES))
 
 
 def listen(host: str, port: int, *, only_loopback: bool) -> socket.socket:

@@ -18,7 +18,7 @@ from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import new_key
 from rheostat.gateway.limits import RateLimits
 from rheostat.gateway.policy_source import CallerSource, LocalSource, PolicySource
-from rheostat.gateway.server import build_server, listen
+from rheostat.gateway.server import build_server, listen, room_for
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import Telemetry
 
@@ -81,8 +81,12 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
                 only_loopback_names=options.policy is None,
                 allow_origins=options.allow_origins,
             )
-            limits = ConnectionLimits(request_s=options.request_s + 5, connections=options.connections)
+            limits = ConnectionLimits(
+                request_s=options.request_s + 5, connections=room_for(options.connections)
+            )
             server = build_server(app, service, limits=limits, drain_s=options.drain_s)
+            # Every request that is no HTTP would write a line to the log.
+            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             for line in announcement(options, opened, formats, key):
                 tell(line)
             if hasattr(signal, "SIGHUP"):
