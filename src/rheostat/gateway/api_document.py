@@ -10,7 +10,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from rheostat.gateway.bodies import BodyTypes
+from rheostat.gateway.bodies import BodyTypes, ChatBody, CompletionBody
 from rheostat.gateway.schemas import Error
 
 DESCRIPTION = """Chat completions with dials, under the policy of whoever runs this gateway.
@@ -87,7 +87,7 @@ def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
         made["paths"][path]["post"]["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": schema, "examples": _examples(kind)}},
         }
     for path, methods in made["paths"].items():
         for operation in methods.values():
@@ -95,6 +95,20 @@ def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
                 operation["security"] = [{"key": []}, {}]
                 operation["responses"].pop("422", None)
     return made
+
+
+def _examples(kind: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
+    """Requests that are answered as they stand, with the dials that are served."""
+    said: dict[str, Any] = {"prompt": "How do I bake bread?"}
+    if issubclass(kind, ChatBody):
+        said = {"messages": [{"role": "user", "content": "How do I bake bread?"}]}
+    base = ChatBody if issubclass(kind, ChatBody) else CompletionBody
+    dials = [name for name in kind.model_fields if name not in base.model_fields]
+    return {
+        "plain": {"summary": "With the dials at their defaults", "value": said},
+        "dials": {"summary": "With the dials turned", "value": {**said, **dict.fromkeys(dials, 1)}},
+        "stream": {"summary": "As a stream", "value": {**said, "stream": True, "max_tokens": 100}},
+    }
 
 
 def add_docs(app: FastAPI) -> None:
