@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from rheostat.chat import encode_response, plain_turns
+from rheostat.chat import encode_response, served_prompt
 from rheostat.control import ControlFormat
 from rheostat.endpoint import SEEDS, Answer, ChatRequest, Choice, Endpoint, EndpointOptions
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
@@ -105,7 +105,8 @@ class OpenAIEngine:
     def turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """The turns of a conversation as they are sent; a control forged across two turns is neutralised too."""
         form = self.control_format
-        return plain_turns(self.tokenizer, messages, neutralise=None if form is None else form.neutralise)
+        neutralise = None if form is None else form.neutralise
+        return served_prompt(self.tokenizer, messages, neutralise=neutralise).turns
 
     def _completions(self, answer: Answer, wanted: int, odd: Counter[str]) -> list[Completion]:
         counted = answer.completion_tokens if wanted == 1 and len(answer.choices) == 1 else None

@@ -106,5 +106,9 @@ class Admission:
 def draining() -> Refusal:
     """What a request is told that comes while the gateway shuts down, or is cut by it."""
     return Refusal(
-        503, "shutting_down", "the gateway is shutting down", "ask again soon, or ask another one", retry_after_s=5.0
+        503,
+        "shutting_down",
+        "the gateway is shutting down",
+        "ask again soon, or ask another one",
+        retry_after_s=5.0,
     )

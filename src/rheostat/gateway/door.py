@@ -14,8 +14,15 @@ from pydantic_core import to_json
 from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send
 from rheostat.gateway.refusals import Refusal
 
-_POLICY = b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-_ALWAYS: HeaderList = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_POLICY = (
+    b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+)
+_ALWAYS: HeaderList = [
+    (b"content-security-policy", _POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+"""On every response that does not bring its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,10 @@ class Door:
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message["headers"], *_ALWAYS, (b"x-request-id", state["request_id"].encode())]
-                if not any(name == b"content-security-policy" for name, _ in headers):
-                    headers.append((b"content-security-policy", _POLICY))
-                message["headers"] = headers
+                headers = message["headers"]
+                given = {name.lower() for name, _ in headers}
+                own = [each for each in _ALWAYS if each[0] not in given]
+                message["headers"] = [*headers, *own, (b"x-request-id", state["request_id"].encode())]
             await send(message)
 
         if self.only_loopback_names and not is_loopback_name(host_of(scope["headers"])):

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic_core import to_json
 
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
+from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
-from rheostat.gateway.service import CLIENT_GONE, Exchange, Outcome, Service
+from rheostat.gateway.service import Service
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -42,13 +43,13 @@ class CompletionEndpoint:
 
     service: Service
     kind: Kind
+    route: str
     body_type: type[ChatBody] | type[CompletionBody]
     limits: BodyLimits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        exchange = self.service.begin(f"{scope['method']} {scope['path']}")
-        scope.setdefault("state", {})["request_id"] = exchange.id
+        exchange = Exchange(self.service, scope["state"]["request_id"], self.route)
         sender = Sender(send)
         try:
             try:
@@ -67,11 +68,12 @@ class CompletionEndpoint:
             await _finish_quietly(exchange, 500, "internal_error")
 
     async def _answer(self, exchange: Exchange, sender: "Sender") -> None:
-        asked, granted, ask = exchange.asked, exchange.granted, exchange.ask
-        assert asked is not None and granted is not None and ask is not None
+        asked, found = exchange.asked, exchange.permitted
+        assert asked is not None and found is not None
+        ask = found.ask
         prefix = "chatcmpl-" if self.kind == "chat" else "cmpl-"
-        reply = Reply(self.kind, prefix + exchange.id, int(time()), ask.model, granted)
-        sender.headers.append((b"x-rheostat-dials", dials_header(granted.control).encode()))
+        reply = Reply(self.kind, prefix + exchange.id, int(time()), ask.model, found.grant)
+        sender.headers.append((b"x-rheostat-dials", dials_header(ask.control).encode()))
         stream = Stream(reply, ask.samples, asked.includes_usage)
         async with aclosing(exchange.events()) as events:
             async for event in events:
@@ -88,7 +90,7 @@ class CompletionEndpoint:
         if asked.streams:
             await sender.end_stream(stream.of_outcome(outcome))
         else:
-            await sender.whole(200, reply.whole(exchange.answers, exchange.finish_of_each, outcome))
+            await sender.whole(200, reply.whole(exchange.answers, exchange.finishes, outcome))
 
     async def _refuse(self, exchange: Exchange, sender: "Sender", refusal: Refusal, receive: Receive) -> None:
         try:

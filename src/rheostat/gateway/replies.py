@@ -9,8 +9,8 @@ from pydantic_core import to_json
 from rheostat.control import level_text
 from rheostat.gateway.backend import Piece, Usage
 from rheostat.gateway.dials import Grant
+from rheostat.gateway.exchange import Outcome
 from rheostat.gateway.refusals import Refusal
-from rheostat.gateway.service import Outcome
 from rheostat.records import Control, Finish
 
 Kind = Literal["chat", "completion"]
@@ -30,7 +30,8 @@ class Reply:
     def whole(self, texts: Sequence[str], finishes: Sequence[Finish], outcome: Outcome) -> bytes:
         """The answer to a request that does not stream."""
         choices = [
-            self._choice(index, text, finish) for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))
+            self._choice(index, text, finish)
+            for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))
         ]
         values = {
             **self._head("chat.completion" if self.kind == "chat" else "text_completion"),

@@ -30,6 +30,11 @@ class GatewayServer(uvicorn.Server):
         self._service = service
         self._drain_s = drain_s
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start what answers, and then serve. Raises `ModelError`."""
+        await self._service.start()
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, and then end."""
         drain = asyncio.ensure_future(self._service.drain(self._drain_s))
@@ -38,6 +43,7 @@ class GatewayServer(uvicorn.Server):
             if self.force_exit:
                 self._service.cut_all()
         await super().shutdown(sockets)
+        await self._service.stop()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,14 +64,16 @@ class GatewayServer(uvicorn.Server):
         self.should_exit = True
 
 
-def build_server(app: Any, service: Service, *, limits: ConnectionLimits | None = None, drain_s: float = 30.0) -> GatewayServer:
+def build_server(
+    app: Any, service: Service, *, limits: ConnectionLimits | None = None, drain_s: float = 30.0
+) -> GatewayServer:
     """The server of an application; it is run with sockets that `listen` made."""
     config = uvicorn.Config(
         app,
         http=bounded(limits or ConnectionLimits()),
         loop="uvloop",
         ws="none",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -97,7 +105,8 @@ def listen(host: str, port: int, *, only_loopback: bool) -> socket.socket:
             raise
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port or --host"
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            hint="choose another --port or --host",
         ) from None
     if only_loopback and not is_loopback_name(str(opened.getsockname()[0])):
         opened.close()
