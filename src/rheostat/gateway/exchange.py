@@ -83,7 +83,6 @@ class Exchange:
     @asynccontextmanager
     async def lifetime(self) -> AsyncIterator[None]:
         """Bounds the request's time. Raises `Refusal`: 504 past it, or what it is cut with (`cut`, `client_gone`)."""
-        self._service.under_way.add(self)
         clock = asyncio.timeout(self._service.timeout_s)
         try:
             async with clock:
@@ -95,7 +94,6 @@ class Exchange:
             raise self._cut or _timed_out(self._service.timeout_s) from None
         finally:
             self._clock = None
-            self._service.ended(self)
 
     def cut(self, refusal: Refusal) -> None:
         """Ends the work at once, with this error."""

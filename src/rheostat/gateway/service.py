@@ -5,7 +5,8 @@ The interfaces of the limits, the audit log and the guard stand here, as request
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -136,10 +137,15 @@ class Service:
         for exchange in list(self.under_way):
             exchange.cut(draining())
 
-    def ended(self, exchange: UnderWay) -> None:
-        """A request is under way no more."""
-        self.under_way.discard(exchange)
-        self._one_ended.set()
+    @contextmanager
+    def hosting(self, exchange: UnderWay) -> Iterator[None]:
+        """While this lasts the request is under way: the draining waits for it."""
+        self.under_way.add(exchange)
+        try:
+            yield
+        finally:
+            self.under_way.discard(exchange)
+            self._one_ended.set()
 
     async def _all_ended(self) -> None:
         while self.under_way:
