@@ -26,7 +26,7 @@ from rheostat.gateway.http_exchange import (
     refusal_headers,
 )
 from rheostat.gateway.permitted import no_such_model
-from rheostat.gateway.playground import playground_routes
+from rheostat.gateway.playground import Figures, measured_for, playground_routes
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
@@ -43,8 +43,12 @@ def build_app(
     body_limits: BodyLimits | None = None,
     only_loopback_names: bool = True,
     allow_origins: Sequence[str] = (),
+    figures: Figures = lambda model: None,
 ) -> Any:
-    """The application around a service, which whoever serves it starts and stops."""
+    """The application around a service, which whoever serves it starts and stops.
+
+    `figures` has what was measured of its models; without it nothing was.
+    """
 
     app = FastAPIOffline(
         docs_url=None,
@@ -59,7 +63,7 @@ def build_app(
     )
     limits = body_limits or BodyLimits()
     _add_completions(app, service, types, limits)
-    _add_models(app, service)
+    _add_models(app, service, figures)
     _add_state(app, service)
     app.add_exception_handler(Refusal, _on_refusal)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
@@ -117,7 +121,7 @@ def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: B
         return completion
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
+def _add_models(app: FastAPI, service: Service, figures: Figures) -> None:
     started = int(time())
     errors = api_document.errors(401, 500, 503)
 
@@ -145,6 +149,11 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def dials(request: Request) -> Dials:
         """The dials as this caller may turn them."""
         return Dials.of(tenant_of(request), has_rewards=service.guard is not None)
+
+    @app.get("/v1/measured", responses=errors | api_document.errors(404), tags=["models"])
+    def measured(request: Request, model: str | None = None) -> dict[str, Any]:
+        """What the run measured of a model, or of the default one (docs/formats.md)."""
+        return dict(measured_for(tenant_of(request), model, figures))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

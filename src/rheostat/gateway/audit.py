@@ -199,7 +199,7 @@ class AuditLog:
             try:
                 await asyncio.to_thread(os.fsync, handle)
             except OSError:
-                self._unsynced = covered
+                self._unsynced = self._written
                 raise
             finally:
                 os.close(handle)

@@ -120,6 +120,9 @@ def _locked(path: Path, flags: int = 0) -> int:
 
 
 def _check_unheld(path: Path) -> None:
-    """Raises `BlockingIOError` where another process has locked the file that would be moved or replaced."""
+    """Raises `OSError` where another process has locked the file that would be moved or replaced."""
     if os.path.lexists(path):
-        os.close(_locked(path))
+        try:
+            os.close(_locked(path))
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, "another process holds it", str(path)) from None

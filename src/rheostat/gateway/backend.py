@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rheostat.control import ControlFormat
 from rheostat.records import Control, Finish, Message
+
+Ending = Finish | Literal["content_filter"]
+"""Why an answer ended; `content_filter`: it was refused by a guard, and its text is the policy's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Piece:
 
     sample: int
     text: str
-    finish: Finish | None = None
+    finish: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)

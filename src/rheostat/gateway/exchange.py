@@ -16,7 +16,7 @@ from typing import Any
 from rheostat.errors import RheostatError
 from rheostat.gateway.asked import Asked, Headers, read_asked
 from rheostat.gateway.audit import AuditEntry
-from rheostat.gateway.backend import Ask, Piece, Usage
+from rheostat.gateway.backend import Ask, Ending, Piece, Usage
 from rheostat.gateway.bodies import ChatBody, CompletionBody
 from rheostat.gateway.faults import refusal_of
 from rheostat.gateway.permitted import Permitted, permitted, prompt_estimate
@@ -24,7 +24,7 @@ from rheostat.gateway.policy import Caller, Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import NOBODY
-from rheostat.records import Finish, Scores
+from rheostat.records import Scores
 
 CLIENT_GONE = 499
 """The status of a request whose client went before it was answered, in the log and the metrics."""
@@ -57,7 +57,7 @@ class Exchange:
         self._time = datetime.now(UTC)
         self._policy: str | None = None
         self._texts: list[list[str]] = []
-        self._finishes: dict[int, Finish] = {}
+        self._finishes: dict[int, Ending] = {}
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._cut: Refusal | None = None
@@ -76,14 +76,13 @@ class Exchange:
         return ["".join(texts) for texts in self._texts]
 
     @property
-    def finishes(self) -> tuple[Finish, ...]:
+    def finishes(self) -> tuple[Ending, ...]:
         """Why each answer ended, those that did, in the answers' order."""
         return tuple(self._finishes[sample] for sample in sorted(self._finishes))
 
     @asynccontextmanager
     async def lifetime(self) -> AsyncIterator[None]:
         """Bounds the request's time. Raises `Refusal`: 504 past it, or what it is cut with (`cut`, `client_gone`)."""
-        self._service.under_way.add(self)
         clock = asyncio.timeout(self._service.timeout_s)
         try:
             async with clock:
@@ -95,7 +94,6 @@ class Exchange:
             raise self._cut or _timed_out(self._service.timeout_s) from None
         finally:
             self._clock = None
-            self._service.ended(self)
 
     def cut(self, refusal: Refusal) -> None:
         """Ends the work at once, with this error."""
@@ -179,7 +177,12 @@ class Exchange:
                 "answers are guarded, and there are no rewards here",
                 "tell the operator",
             )
-        guarded = await self._service.guard.answer(ask, self.tenant)
+        try:
+            guarded = await self._service.guard.answer(ask, self.tenant)
+        except (Refusal, RheostatError):
+            self._service.telemetry.guarded("failed")
+            raise
+        self._service.telemetry.guarded("refused" if guarded.scores is None else "given")
         yield Piece(0, guarded.text, guarded.finish)
         yield Outcome(guarded.usage, guarded.report, guarded.scores if self._wants_scores else None)
 

@@ -54,7 +54,13 @@ class CompletionEndpoint:
         state, headers = scope["state"], scope["headers"]
         state["is_counted"] = True
         exchange = Exchange(self.service, state["request_id"], self.route)
-        sender = Sender(send)
+        with self.service.hosting(exchange):
+            try:
+                await self._run(exchange, headers, receive, Sender(send))
+            finally:
+                await _finish_quietly(exchange, 500, "internal_error")
+
+    async def _run(self, exchange: Exchange, headers: HeaderList, receive: Receive, sender: "Sender") -> None:
         try:
             async with exchange.lifetime():
                 exchange.authenticate(bearer_key(headers))
@@ -63,17 +69,13 @@ class CompletionEndpoint:
                 async with watched(exchange, receive):
                     exchange.read(read_body(self.body_type, raw), headers)
                     await self._answer(exchange, sender)
-        except Refusal as refusal:
-            await self._refuse(exchange, sender, refusal, receive)
         except GoneWhileSending:
             await _finish_quietly(exchange, CLIENT_GONE, "client_gone")
-        except (
-            Exception
-        ):  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
+        except Refusal as refusal:
+            await self._refuse(exchange, sender, refusal, receive)
+        except Exception:  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
             _logger.exception("request %s failed", exchange.id)
             await self._refuse(exchange, sender, internal_error(exchange.id), receive)
-        finally:
-            await _finish_quietly(exchange, 500, "internal_error")
 
     async def _answer(self, exchange: Exchange, sender: "Sender") -> None:
         asked, found = exchange.asked, exchange.permitted
@@ -156,8 +158,9 @@ class Sender:
         await self.chunk(opening)
 
     async def chunk(self, chunk: bytes) -> None:
-        """Some events."""
+        """Some events; others have their turn after it, so that a client that went is noticed in a burst too."""
         await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await asyncio.sleep(0)
 
     async def end_stream(self, chunk: bytes) -> None:
         """The last events."""

@@ -5,18 +5,20 @@ The interfaces of the limits, the audit log and the guard stand here, as request
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from rheostat.gateway.admission import Admission, draining
 from rheostat.gateway.audit import AuditEntry
-from rheostat.gateway.backend import Ask, Backend, Usage
+from rheostat.gateway.backend import Ask, Backend
+from rheostat.gateway.guard import Guarded
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.policy_source import CallerSource
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.telemetry import Telemetry
-from rheostat.records import Finish, Scores
+from rheostat.records import Scores
 
 _logger = logging.getLogger(__name__)
 
@@ -62,17 +64,6 @@ class Audit(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
-    """A guarded answer: its text, or the refusal that stands for it; what all samples took; how it came about."""
-
-    text: str
-    finish: Finish
-    usage: Usage
-    report: Mapping[str, Any]
-    scores: Scores | None
-
-
 class Guard(Protocol):
     """Draws several answers and gives the one nearest the dials; scores answers."""
 
@@ -81,7 +72,11 @@ class Guard(Protocol):
         ...
 
     async def score(self, ask: Ask, text: str) -> Scores:
-        """The achieved scores of an answer, in [0, 1] by dial."""
+        """The achieved scores of an answer, in [0, 1] by dial. Raises `Refusal` (503)."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends the scoring."""
         ...
 
 
@@ -116,6 +111,8 @@ class Service:
     async def stop(self) -> None:
         """Frees all."""
         await self.callers.stop()
+        if self.guard is not None:
+            await self.guard.stop()
         await self.backend.stop()
 
     async def drain(self, patience_s: float) -> None:
@@ -136,10 +133,15 @@ class Service:
         for exchange in list(self.under_way):
             exchange.cut(draining())
 
-    def ended(self, exchange: UnderWay) -> None:
-        """A request is under way no more."""
-        self.under_way.discard(exchange)
-        self._one_ended.set()
+    @contextmanager
+    def hosting(self, exchange: UnderWay) -> Iterator[None]:
+        """While this lasts the request is under way: the draining waits for it."""
+        self.under_way.add(exchange)
+        try:
+            yield
+        finally:
+            self.under_way.discard(exchange)
+            self._one_ended.set()
 
     async def _all_ended(self) -> None:
         while self.under_way:

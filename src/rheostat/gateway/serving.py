@@ -17,6 +17,7 @@ from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import new_key
 from rheostat.gateway.limits import RateLimits
+from rheostat.gateway.playground import figures_of
 from rheostat.gateway.policy_source import CallerSource, LocalSource, PolicySource
 from rheostat.gateway.server import build_server, listen, room_for
 from rheostat.gateway.service import Service
@@ -80,6 +81,7 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
                 body_limits=BodyLimits(options.max_body, options.request_s),
                 only_loopback_names=options.policy is None,
                 allow_origins=options.allow_origins,
+                figures=figures_of({name: (measured_folder(options), options.method) for name in backend.models}),
             )
             limits = ConnectionLimits(
                 request_s=options.request_s + 5, connections=room_for(options.connections)
@@ -124,6 +126,14 @@ def load_backend(options: ServeOptions) -> Backend:
 
     name = options.name or (POCKET if options.run is None else options.run.resolve().name)
     return in_process({name: load(options.run, method=options.method, device=options.device)})
+
+
+def measured_folder(options: ServeOptions) -> Path:
+    """Where the figures of what is served are read."""
+    from rheostat.dialled import PACKAGED
+    from rheostat.model_files import resolve
+
+    return Path(resolve(PACKAGED)) if options.run is None else options.run
 
 
 def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:

@@ -31,7 +31,7 @@ _DRAIN_S = 0.1
 _HINT = "look at the server behind, and at --upstream"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class UpstreamOptions:
     """Where the server is and how long it may take, in seconds.
 
