@@ -243,6 +243,22 @@ def test_another_key(gateway: LiveGateway, key: str) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "unknown field": ({"extra_body": {"safty": 1}}, "unknown_field", "safty"),
+    "unknown field in brackets": ({"extra_body": {"a[b]": 1}}, "unknown_field", "a[b]"),
+    "unknown field in a part": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "str": 1}]}]},
+        "unknown_field",
+        "messages.0.content.0.str",
+    ),
+    "unknown option of streams": ({"extra_body": {"stream_options": {"x": 1}}}, "unknown_field", "stream_options.x"),
+    "number for a truth": ({"extra_body": {"logprobs": 0}}, "invalid_value", "logprobs"),
+    "number for a stream": ({"extra_body": {"stream": 1}}, "invalid_value", "stream"),
+    "too many stops": ({"stop": list("abcde")}, "invalid_value", "stop"),
+    "number for a turn": ({"messages": [{"role": "user", "content": 7}]}, "invalid_value", "messages.0.content"),
+    "dial of the kwargs": (
+        {"extra_body": {"chat_template_kwargs": {"str": 7}}},
+        "invalid_value",
+        "chat_template_kwargs.str",
+    ),
     "dial out of range": ({"extra_body": {"safety": 7}}, "invalid_value", "safety"),
     "dial as text": ({"extra_body": {"safety": "1"}}, "invalid_value", "safety"),
     "dials differ": (
@@ -291,6 +307,14 @@ def test_bad_requests(client: OpenAI, case: str) -> None:
 def test_an_unknown_field_gets_the_nearest_name(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="safety"):
         client.chat.completions.create(model="stub", messages=MESSAGES, extra_body={"safty": 1})
+
+
+def test_what_was_sent_is_said(client: OpenAI) -> None:
+    for given, said in (({"stream": 1}, "got 1"), ({"stop": list("abcde")}, "at most 4"), ({"echo": 0}, "echo")):
+        with pytest.raises(openai.BadRequestError, match=said):
+            client.chat.completions.create(model="stub", messages=MESSAGES, extra_body=given)
+    with pytest.raises(openai.BadRequestError, match="echo: got 0"):
+        client.completions.create(model="stub", prompt="Hello", extra_body={"echo": 0})
 
 
 def test_a_model_that_is_not_there(client: OpenAI) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from rheostat.gateway.bodies import BodyTypes, ChatBody, CompletionBody
-from rheostat.gateway.schemas import Error
+from rheostat.gateway.schemas import ChatCompletionChunk, CompletionChunk, Error
 
 DESCRIPTION = """Chat completions with dials, under the policy of whoever runs this gateway.
 
@@ -40,13 +41,24 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
-def answers(chunk: str) -> dict[int | str, dict[str, Any]]:
-    """The good response of a route that streams where it is asked to."""
-    what = f"The answer; with `stream: true` server-sent events, each a `{chunk}`, then `[DONE]`."
+def answers(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The good response of a route that streams where it is asked to: `chunk` is what an event holds."""
+    what = f"The answer; with `stream: true` server-sent events, each a `{chunk.__name__}`, then `[DONE]`."
+    held = {
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [_reference(chunk.__name__), _reference(Error.__name__)]},
+        "description": "an error ends the stream",
+    }
+    event = {
+        "type": "object",
+        "description": "one event of the stream: OpenAPI 3.1 has no word of its own for it",
+        "properties": {"data": {"type": "string", "anyOf": [held, {"const": "[DONE]"}]}},
+        "required": ["data"],
+    }
     return {
         200: {
             "description": what,
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": event}},
             "headers": {
                 "X-Rheostat-Dials": {"description": "the dials as granted", "schema": {"type": "string"}},
                 "X-Request-Id": {
@@ -56,6 +68,10 @@ def answers(chunk: str) -> dict[int | str, dict[str, Any]]:
             },
         }
     }
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def metrics() -> dict[int | str, dict[str, Any]]:
@@ -77,17 +93,21 @@ def describe_bodies(app: FastAPI, types: BodyTypes) -> None:
 def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
-        [(types.chat, "validation"), (types.completion, "validation")],
+        [
+            (types.chat, "validation"),
+            (types.completion, "validation"),
+            (ChatCompletionChunk, "serialization"),
+            (CompletionChunk, "serialization"),
+        ],
         ref_template="#/components/schemas/{model}",
     )
     components = made["components"]
     components["schemas"] |= definitions["$defs"]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, kind in (("/v1/chat/completions", types.chat), ("/v1/completions", types.completion)):
-        schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
         made["paths"][path]["post"]["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schema, "examples": _examples(kind)}},
+            "content": {"application/json": {"schema": _reference(kind.__name__), "examples": _examples(kind)}},
         }
     for path, methods in made["paths"].items():
         for operation in methods.values():

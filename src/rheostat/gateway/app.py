@@ -29,7 +29,17 @@ from rheostat.gateway.permitted import no_such_model
 from rheostat.gateway.playground import Figures, measured_for, playground_routes
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
-from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
+from rheostat.gateway.schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Dials,
+    Health,
+    Model,
+    ModelList,
+    Part,
+)
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import CONTENT_TYPE
 from rheostat.version import __version__
@@ -103,7 +113,7 @@ def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: B
     @app.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses=api_document.answers("chat.completion.chunk") | errors,
+        responses=api_document.answers(ChatCompletionChunk) | errors,
         tags=["completions"],
     )
     async def chat_completions(request: Request) -> Response:
@@ -113,7 +123,7 @@ def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: B
     @app.post(
         "/v1/completions",
         response_model=Completion,
-        responses=api_document.answers("text_completion") | errors,
+        responses=api_document.answers(CompletionChunk) | errors,
         tags=["completions"],
     )
     async def completions(request: Request) -> Response:

@@ -6,11 +6,21 @@ in silence.
 The dials are fields too, by their names, so the models are made for the dials that are served (`BodyTypes.of`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import PydanticCustomError
 
 from rheostat.errors import did_you_mean
 from rheostat.gateway.refusals import Refusal
@@ -23,6 +33,21 @@ TOP_P = 1.0
 Dial = Annotated[float, Field(ge=0, le=1)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 NoMap = Annotated[dict[str, Any], Field(max_length=0)]
+
+
+def _only(allowed: bool) -> Callable[[bool], bool]:
+    def check(value: bool) -> bool:
+        if value is not allowed:
+            raise PydanticCustomError("bool_value", "Input should be {allowed}", {"allowed": shown(allowed)})
+        return value
+
+    return check
+
+
+OnlyFalse = Annotated[bool, AfterValidator(_only(False)), WithJsonSchema({"type": "boolean", "const": False})]
+"""`Literal[False]` would take 0 too."""
+
+OnlyTrue = Annotated[bool, AfterValidator(_only(True)), WithJsonSchema({"type": "boolean", "const": True})]
 Zero = Annotated[float, Field(ge=0, le=0)]
 OnlyOne = Annotated[int, Field(ge=1, le=1)]
 NoText = Annotated[str, StringConstraints(max_length=0)]
@@ -121,7 +146,7 @@ class ChatBody(CommonBody):
         description="the conversation: at most one system turn, at its head; its last turn is the user's"
     )
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="as max_tokens")
-    logprobs: Literal[False] | None = Field(None, description="nothing but false")
+    logprobs: OnlyFalse | None = Field(None, description="nothing but false")
     top_logprobs: Zero | None = None
     tools: Nothing | None = Field(None, description="nothing but []")
     tool_choice: Literal["none"] | None = None
@@ -136,15 +161,15 @@ class ChatBody(CommonBody):
     moderation: None = None
     audio: None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    add_generation_prompt: Literal[True] | None = None
-    continue_final_message: Literal[False] | None = None
+    add_generation_prompt: OnlyTrue | None = None
+    continue_final_message: OnlyFalse | None = None
 
 
 class CompletionBody(CommonBody):
     """A request for completions: the prompt is one user turn, through the chat template, so that dials hold."""
 
     prompt: str
-    echo: Literal[False] | None = Field(None, description="nothing but false")
+    echo: OnlyFalse | None = Field(None, description="nothing but false")
     suffix: NoText | None = None
     best_of: OnlyOne | None = None
     logprobs: Zero | None = Field(None, description="nothing but null or 0")
@@ -187,9 +212,7 @@ def read_body(kind: type[AnyBody], body: bytes | bytearray) -> AnyBody:
 
 def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
     faults = error.errors(include_url=False, include_context=False)
-    fault = (
-        max(faults, key=lambda each: len(each["loc"])) if faults[0]["type"] != "json_invalid" else faults[0]
-    )
+    fault = max(faults, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     of_type = (each for each in faults if each["type"] == "literal_error" and each["loc"][-1] == "type")
     if other_type := next(of_type, None):
         fault = other_type  # of an image, say: that its fields are unknown tells less
@@ -197,7 +220,7 @@ def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
         fault = unknown
     if fault["type"] == "json_invalid":
         return Refusal(400, "invalid_json", f"the body is not JSON: {fault['msg']}", "send a JSON object")
-    where = ".".join(map(str, _path(fault["loc"])))
+    where = ".".join(map(str, _path(fault["loc"], is_name=fault["type"] == "extra_forbidden")))
     if fault["type"] == "extra_forbidden":
         names = _names_beside(kind, fault["loc"])
         near = did_you_mean(fault["loc"][-1], names)
@@ -222,16 +245,15 @@ def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
     )
 
 
-def _path(location: Sequence[int | str]) -> list[int | str]:
-    """Where a fault lies in the body, without pydantic's names for the branches of a union."""
-    return [part for part in location if isinstance(part, int) or _is_plain(part)]
+_BRANCHES = frozenset(("str", "constrained-str", "list[TextPart]", "list[constrained-str]"))
 
 
-_BRANCHES = ("str", "list[", "constrained-", "function-", "TextPart")
-
-
-def _is_plain(part: str) -> bool:
-    return not part.startswith(_BRANCHES) and "[" not in part
+def _path(location: Sequence[int | str], *, is_name: bool) -> list[int | str]:
+    """Where a fault lies, without pydantic's names for branches of a union; `is_name`: its end is a client's word."""
+    if location[:1] not in (("messages",), ("stop",)):
+        return list(location)
+    path = [part for part in location[:-1] if part not in _BRANCHES]
+    return [*path, location[-1]] if is_name or location[-1] not in _BRANCHES else path
 
 
 def _names_beside(kind: type[CommonBody], location: Sequence[int | str]) -> list[str]:
@@ -262,8 +284,6 @@ def shown(value: object) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return "an object"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, repr(value))
-        if value in (None, True, False)
-        else repr(value)
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)

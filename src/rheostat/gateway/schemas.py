@@ -7,6 +7,8 @@ from pydantic import BaseModel, Field
 from rheostat.control import ControlFormat
 from rheostat.gateway.policy import Tenant
 
+Ended = Literal["stop", "length", "content_filter"]
+
 
 class ErrorBody(BaseModel):
     """What went wrong: `code` is stable, `param` names the field at fault."""
@@ -61,7 +63,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: Ended
 
 
 class ChatCompletion(BaseModel):
@@ -82,7 +84,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     logprobs: None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: Ended
 
 
 class Completion(BaseModel):
@@ -95,6 +97,63 @@ class Completion(BaseModel):
     choices: list[TextChoice]
     usage: TokenUsage
     rheostat: Echo
+
+
+class StreamEcho(BaseModel):
+    """What became of the dials, in a stream's first chunk; of a guarded or scored answer in its last."""
+
+    dials: dict[str, DialEcho] | None = None
+    guard: dict[str, object] | None = None
+    scores: dict[str, float] | None = None
+
+
+class Delta(BaseModel):
+    """More of an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class DeltaChoice(BaseModel):
+    """More of one of the answers; its last part says why it ended."""
+
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: Ended | None
+
+
+class TextDeltaChoice(BaseModel):
+    """More of one of the answers; its last part says why it ended."""
+
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Ended | None
+
+
+class ChatCompletionChunk(BaseModel):
+    """An event of a chat's stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[DeltaChoice]
+    usage: TokenUsage | None = None
+    rheostat: StreamEcho | None = None
+
+
+class CompletionChunk(BaseModel):
+    """An event of a completion's stream."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextDeltaChoice]
+    usage: TokenUsage | None = None
+    rheostat: StreamEcho | None = None
 
 
 class Model(BaseModel):
