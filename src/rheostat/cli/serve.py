@@ -51,6 +51,14 @@ def serve(
             "--upstream-key-variable", metavar="NAME", help="The environment variable with that server's key."
         ),
     ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            "--rewards",
+            metavar="RUN",
+            help="The run whose reward models score answers. [default: the run that is served]",
+        ),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -139,6 +147,7 @@ def serve(
             upstream=None
             if upstream is None
             else UpstreamAddress(upstream, upstream_model, upstream_key_variable),
+            rewards=rewards,
             policy=policy,
             is_insecure=insecure_local,
             host=host,
