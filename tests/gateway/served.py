@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.gateway.stub_backend import StubBackend
+
 from rheostat.gateway.admission import Admission
 from rheostat.gateway.app import build_app
 from rheostat.gateway.connection import ConnectionLimits
@@ -16,7 +18,6 @@ from rheostat.gateway.policy_source import CallerSource, LocalSource
 from rheostat.gateway.server import GatewayServer, build_server, listen
 from rheostat.gateway.service import Audit, Guard, Service
 from rheostat.gateway.telemetry import Telemetry
-from tests.gateway.stub_backend import StubBackend
 
 
 def service_over(
