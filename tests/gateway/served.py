@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +61,17 @@ class Served:
 
     def run(self, work: Any) -> Any:
         """The result of a coroutine, run in the gateway's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Returns when something of the gateway is so; asserts that it is within half a minute."""
+
+        async def look() -> None:
+            async with asyncio.timeout(30):
+                while not is_so():
+                    await asyncio.sleep(0.005)
+
+        self.run(look())
 
     def stop(self) -> None:
         """As SIGTERM does."""

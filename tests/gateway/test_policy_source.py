@@ -44,7 +44,7 @@ def refusal(ask: Callable[[], object]) -> Refusal:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "block of keys"),
+        (b"", "got None, allowed is a block of keys"),
         (b"version: 1\n", "tenants: missing"),
         (b"\xff\xfe", "line 1: got bytes that are not UTF-8"),
         (b"a: [", "not YAML"),

@@ -25,29 +25,56 @@ def serve(
     method: MethodOption = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="What requests call the model. [default: the folder's name]"),
+        typer.Option(
+            "--name", metavar="NAME", help="What requests call the model. [default: the folder's name]"
+        ),
     ] = None,
     upstream: Annotated[
         str | None,
-        typer.Option("--upstream", metavar="URL", help="The OpenAI-compatible server that answers, as http://HOST:8000/v1."),
+        typer.Option(
+            "--upstream",
+            metavar="URL",
+            help="The OpenAI-compatible server that answers, as http://HOST:8000/v1.",
+        ),
     ] = None,
     upstream_model: Annotated[
         str | None,
-        typer.Option("--upstream-model", metavar="NAME", help="What that server calls the model. [default: its only one]"),
+        typer.Option(
+            "--upstream-model",
+            metavar="NAME",
+            help="What that server calls the model. [default: its only one]",
+        ),
     ] = None,
     upstream_key_variable: Annotated[
         str | None,
-        typer.Option("--upstream-key-variable", metavar="NAME", help="The environment variable with that server's key."),
+        typer.Option(
+            "--upstream-key-variable", metavar="NAME", help="The environment variable with that server's key."
+        ),
+    ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            "--rewards",
+            metavar="RUN",
+            help="The run whose reward models score answers. [default: the run that is served]",
+        ),
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", metavar="FILE", help="Who may turn which dial how far; its keys, and no other, are served."),
+        typer.Option(
+            "--policy",
+            metavar="FILE",
+            help="Who may turn which dial how far; its keys, and no other, are served.",
+        ),
     ] = None,
     insecure_local: Annotated[
         bool, typer.Option("--insecure-local", help="Ask nobody for a key; on a loopback address only.")
     ] = False,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; without --policy a loopback address.")
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="Where to listen; without --policy a loopback address."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
@@ -56,20 +83,30 @@ def serve(
         int, typer.Option("--concurrency", min=1, metavar="N", help="Requests in work at once.")
     ] = 64,
     queue: Annotated[
-        int, typer.Option("--queue", min=0, metavar="N", help="Requests that wait for their turn; more get 429.")
+        int,
+        typer.Option("--queue", min=0, metavar="N", help="Requests that wait for their turn; more get 429."),
     ] = 256,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.001, metavar="S", help="Seconds for a whole request, its wait included.")
+        float,
+        typer.Option(
+            "--timeout", min=0.001, metavar="S", help="Seconds for a whole request, its wait included."
+        ),
     ] = 300,
     drain: Annotated[
-        float, typer.Option("--drain", min=0, metavar="S", help="Seconds that requests under way have at SIGTERM.")
+        float,
+        typer.Option("--drain", min=0, metavar="S", help="Seconds that requests under way have at SIGTERM."),
     ] = 30,
     max_body: Annotated[
         int, typer.Option("--max-body", min=1024, metavar="BYTES", help="The largest body of a request.")
     ] = 2**20,
     request_timeout: Annotated[
         float,
-        typer.Option("--request-timeout", min=0.001, metavar="S", help="Seconds for a request's headers, and its body, to come."),
+        typer.Option(
+            "--request-timeout",
+            min=0.001,
+            metavar="S",
+            help="Seconds for a request's headers, and its body, to come.",
+        ),
     ] = 20,
     max_connections: Annotated[
         int, typer.Option("--max-connections", min=1, metavar="N", help="Open connections; more get 503.")
@@ -77,11 +114,14 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-origin", metavar="ORIGIN", help="A web page's origin that may ask, as https://example.org; repeatable."
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="A web page's origin that may ask, as https://example.org; repeatable.",
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="Where the model runs: auto, cpu, cuda, cuda:1 …")
+        str,
+        typer.Option("--device", metavar="DEVICE", help="Where the model runs: auto, cpu, cuda, cuda:1 …"),
     ] = "auto",
 ) -> None:
     """Serve a model with dials over an OpenAI-compatible API, under a policy.
@@ -107,6 +147,7 @@ def serve(
             upstream=None
             if upstream is None
             else UpstreamAddress(upstream, upstream_model, upstream_key_variable),
+            rewards=rewards,
             policy=policy,
             is_insecure=insecure_local,
             host=host,

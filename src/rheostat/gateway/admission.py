@@ -67,7 +67,8 @@ class Admission:
         try:
             yield
         finally:
-            self._leave(monotonic() - begun)
+            self.record(monotonic() - begun)
+            self._hand_on()
 
     async def _enter(self) -> None:
         if self._working < self._places:
@@ -85,9 +86,9 @@ class Admission:
                     self._waiting.remove(turn)
             raise
 
-    def _leave(self, took_s: float) -> None:
+    def record(self, took_s: float) -> None:
+        """A request took so long in work."""
         self._mean_s = took_s if self._mean_s is None else self._mean_s + _WEIGHT * (took_s - self._mean_s)
-        self._hand_on()
 
     def _hand_on(self) -> None:
         """A place that has become free goes to the first who waits, who is counted as working from now on."""
@@ -106,5 +107,9 @@ class Admission:
 def draining() -> Refusal:
     """What a request is told that comes while the gateway shuts down, or is cut by it."""
     return Refusal(
-        503, "shutting_down", "the gateway is shutting down", "ask again soon, or ask another one", retry_after_s=5.0
+        503,
+        "shutting_down",
+        "the gateway is shutting down",
+        "ask again soon, or ask another one",
+        retry_after_s=5.0,
     )

@@ -77,7 +77,8 @@ def describe_bodies(app: FastAPI, types: BodyTypes) -> None:
 def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
-        [(types.chat, "validation"), (types.completion, "validation")], ref_template="#/components/schemas/{model}"
+        [(types.chat, "validation"), (types.completion, "validation")],
+        ref_template="#/components/schemas/{model}",
     )
     components = made["components"]
     components["schemas"] |= definitions["$defs"]

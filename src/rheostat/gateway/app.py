@@ -1,8 +1,7 @@
 """The HTTP API as an ASGI application: its routes, its errors, its OpenAPI document."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from time import time
 from typing import Any
 
@@ -23,9 +22,11 @@ from rheostat.gateway.http_exchange import (
     Scope,
     Send,
     bearer_key,
+    internal_error,
     refusal_headers,
 )
-from rheostat.gateway.playground import playground_routes
+from rheostat.gateway.permitted import no_such_model
+from rheostat.gateway.playground import Figures, measured_for, playground_routes
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.schemas import ChatCompletion, Completion, Dials, Health, Model, ModelList, Part
@@ -42,18 +43,12 @@ def build_app(
     body_limits: BodyLimits | None = None,
     only_loopback_names: bool = True,
     allow_origins: Sequence[str] = (),
+    figures: Figures = lambda model: None,
 ) -> Any:
-    """The application around a service, whose backend and policy it starts and stops."""
+    """The application around a service, which whoever serves it starts and stops.
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.callers.start()
-        await service.backend.start()
-        try:
-            yield
-        finally:
-            await service.backend.stop()
-            await service.callers.stop()
+    `figures` has what was measured of its models; without it nothing was.
+    """
 
     app = FastAPIOffline(
         docs_url=None,
@@ -61,7 +56,6 @@ def build_app(
         title="Rheostat",
         version=__version__,
         description=api_document.DESCRIPTION,
-        lifespan=lifespan,
         redirect_slashes=False,
     )
     types = BodyTypes.of(
@@ -69,7 +63,7 @@ def build_app(
     )
     limits = body_limits or BodyLimits()
     _add_completions(app, service, types, limits)
-    _add_models(app, service)
+    _add_models(app, service, figures)
     _add_state(app, service)
     app.add_exception_handler(Refusal, _on_refusal)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
@@ -85,7 +79,7 @@ def build_app(
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)
     app.include_router(playground_routes())
-    return Door(app, only_loopback_names=only_loopback_names)
+    return Door(app, service.telemetry, only_loopback_names=only_loopback_names)
 
 
 class _Handed(Response):
@@ -100,8 +94,10 @@ class _Handed(Response):
 
 
 def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: BodyLimits) -> None:
-    chat = _Handed(CompletionEndpoint(service, "chat", types.chat, limits))
-    completion = _Handed(CompletionEndpoint(service, "completion", types.completion, limits))
+    chat = _Handed(CompletionEndpoint(service, "chat", "POST /v1/chat/completions", types.chat, limits))
+    completion = _Handed(
+        CompletionEndpoint(service, "completion", "POST /v1/completions", types.completion, limits)
+    )
     errors = api_document.errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504)
 
     @app.post(
@@ -125,26 +121,28 @@ def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: B
         return completion
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
+def _add_models(app: FastAPI, service: Service, figures: Figures) -> None:
     started = int(time())
     errors = api_document.errors(401, 500, 503)
 
     def tenant_of(request: Request) -> Tenant:
-        return service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        tenant = service.callers.caller(bearer_key(request.scope["headers"])).tenant
+        request.scope["state"]["tenant"] = tenant.name
+        return tenant
 
     @app.get("/v1/models", responses=errors, tags=["models"])
     async def models(request: Request) -> ModelList:
         """The models that the caller may ask, the default one first."""
         allowed = tenant_of(request).dials
-        return ModelList(data=[Model(id=name, created=started) for name in service.backend.models if name in allowed])
+        return ModelList(
+            data=[Model(id=name, created=started) for name in service.backend.models if name in allowed]
+        )
 
     @app.get("/v1/models/{id:path}", responses=errors | api_document.errors(404), tags=["models"])
     async def model(id: str, request: Request) -> Model:
         """One of the models."""
         if id not in tenant_of(request).dials:
-            raise Refusal(
-                404, "model_not_found", "there is no such model here for this key", "GET /v1/models lists them"
-            )
+            raise no_such_model(id)
         return Model(id=id, created=started)
 
     @app.get("/v1/dials", responses=errors, tags=["models"])
@@ -152,10 +150,17 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """The dials as this caller may turn them."""
         return Dials.of(tenant_of(request), has_rewards=service.guard is not None)
 
+    @app.get("/v1/measured", responses=errors | api_document.errors(404), tags=["models"])
+    def measured(request: Request, model: str | None = None) -> dict[str, Any]:
+        """What the run measured of a model, or of the default one (docs/formats.md)."""
+        return dict(measured_for(tenant_of(request), model, figures))
+
 
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.get(
-        "/health", responses={503: {"model": Health, "description": "It does not answer now."}}, tags=["operation"]
+        "/health",
+        responses={503: {"model": Health, "description": "It does not answer now."}},
+        tags=["operation"],
     )
     async def health(response: Response) -> Health:
         """Whether the gateway answers requests; no key is needed."""
@@ -179,7 +184,9 @@ async def _health(service: Service) -> Health:
     source = service.callers.status()
     policy = Part(status="ok")
     if source.last_error is not None:
-        policy = Part(status="failing", detail="the newest policy file was refused; the last good one is in force")
+        policy = Part(
+            status="failing", detail="the newest policy file was refused; the last good one is in force"
+        )
     audit = Part(status="ok")
     if service.audit is not None and service.audit.is_failing:
         audit = Part(status="failing", detail="the audit log cannot be written")
@@ -201,7 +208,9 @@ async def _on_refusal(request: Request, refusal: Refusal) -> Response:
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
-        refusal = Refusal(405, "wrong_method", f"got {request.method}, which this address does not take", "see /docs")
+        refusal = Refusal(
+            405, "wrong_method", f"got {request.method}, which this address does not take", "see /docs"
+        )
     else:
         refusal = Refusal(
             error.status_code, "not_found", "there is nothing at this address", "/docs lists the addresses"
@@ -213,7 +222,4 @@ async def _on_exception(request: Request, error: Exception) -> Response:
     """What no code expected: the server logs the traceback, the client learns the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed", request_id)
-    refusal = Refusal(
-        500, "internal_error", f"the gateway failed at the request {request_id}", "tell its operator this id"
-    )
-    return JSONResponse(refusal.body(), 500)
+    return JSONResponse(internal_error(request_id).body(), 500)

@@ -13,9 +13,6 @@ from rheostat.records import Message, Role
 Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI has them: lower-case names."""
 
-LONGEST_ANSWER = 1024
-"""Tokens of an answer whose request does not say how long it may be."""
-
 _HEADER = HEADER.encode()
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
@@ -108,7 +105,11 @@ def _given(body: CommonBody, headers: Headers) -> Iterable[tuple[str, float, str
     for header, text in headers:
         if header.startswith(_HEADER):
             way = f"the header {header.decode('latin-1')}"
-            yield header[len(_HEADER) :].decode("latin-1").replace("-", "_"), _header_value(header, text, way), way
+            yield (
+                header[len(_HEADER) :].decode("latin-1").replace("-", "_"),
+                _header_value(header, text, way),
+                way,
+            )
 
 
 _PLAIN = frozenset(ChatBody.model_fields) | frozenset(CompletionBody.model_fields)
@@ -151,7 +152,11 @@ def conversation(body: ChatBody) -> tuple[Message, ...]:
 def _checked_text(text: str, where: str, *, may_be_blank: bool) -> str:
     if "\0" in text:
         raise Refusal(
-            400, "invalid_text", f"{where}: got the character U+0000, allowed is text", "leave it out", param=where
+            400,
+            "invalid_text",
+            f"{where}: got the character U+0000, allowed is text",
+            "leave it out",
+            param=where,
         )
     if not text.isascii():
         try:
@@ -179,5 +184,7 @@ def _one_of(**given: int | None) -> int | None:
     values = {name: value for name, value in given.items() if value is not None}
     if len(set(values.values())) > 1:
         said = " and ".join(f"{name} {value}" for name, value in values.items())
-        raise Refusal(400, "values_differ", f"got {said}, allowed is one value", "give one of them", param=min(values))
+        raise Refusal(
+            400, "values_differ", f"got {said}, allowed is one value", "give one of them", param=min(values)
+        )
     return next(iter(values.values()), None)

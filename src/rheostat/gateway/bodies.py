@@ -1,7 +1,8 @@
 """What a request's body may hold, field by field. Pure.
 
-Strict: a field that is not here is refused with the nearest name, and one that is here for the sake of OpenAI's clients
-only takes the value that changes nothing (`logprobs: false`, `tools: []`): what cannot be given is not silently left out.
+Strict: a field that is not here is refused with the nearest name, and one that is here for the sake of OpenAI's
+clients only takes the value that changes nothing (`logprobs: false`, `tools: []`): what cannot be given is not left out
+in silence.
 The dials are fields too, by their names, so the models are made for the dials that are served (`BodyTypes.of`).
 """
 
@@ -80,14 +81,19 @@ class CommonBody(Strict):
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="longest answer, in tokens")
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(None, description="answers; null: 1")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(None, description="of the sampling; null: drawn")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="of the sampling; null: drawn"
+    )
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = Field(
         None, description="texts that end an answer, and are left out of it"
     )
-    stream: bool | None = Field(None, description="whether the answer comes as it is made, by server-sent events")
+    stream: bool | None = Field(
+        None, description="whether the answer comes as it is made, by server-sent events"
+    )
     stream_options: StreamOptions | None = None
     score: bool | None = Field(
-        None, description="whether the answer's achieved scores are told; refused where the caller may not have them"
+        None,
+        description="whether the answer's achieved scores are told; refused where the caller may not have them",
     )
     chat_template_kwargs: dict[str, Dial | None] | None = Field(
         None, description="dials by name, as vLLM's clients give them"
@@ -173,7 +179,9 @@ def read_body(kind: type[AnyBody], body: bytes | bytearray) -> AnyBody:
 
 def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
     faults = error.errors(include_url=False, include_context=False)
-    fault = max(faults, key=lambda each: len(each["loc"])) if faults[0]["type"] != "json_invalid" else faults[0]
+    fault = (
+        max(faults, key=lambda each: len(each["loc"])) if faults[0]["type"] != "json_invalid" else faults[0]
+    )
     if unknown := next((each for each in faults if each["type"] == "extra_forbidden"), None):
         fault = unknown
     if fault["type"] == "json_invalid":
@@ -190,7 +198,9 @@ def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
             param=where[:120],
         )
     if fault["type"] == "missing":
-        return Refusal(400, "missing_field", f"{where}: is missing", "/docs lists the fields", param=where[:120])
+        return Refusal(
+            400, "missing_field", f"{where}: is missing", "/docs lists the fields", param=where[:120]
+        )
     got = shown(fault["input"])
     return Refusal(
         400,

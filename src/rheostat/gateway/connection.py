@@ -1,14 +1,23 @@
-"""One connection: uvicorn's parser and ASGI side, with bounds on what a slow, large or numerous client can cost."""
+"""One connection: uvicorn's parser and its ASGI side, with bounds on what a slow, large or numerous client can cost.
+
+A request has a deadline for its headers and one for its body; the application bounds the body's size. What a client
+does not read of its answer ends the connection, and with it the work. Whoever is refused is told why, as far as an
+answer is still due to it, and what it still sends is thrown away for a moment: a connection that is closed with unread
+bytes would take the error with it.
+"""
 
 import asyncio
+import secrets
 from asyncio import TimerHandle
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from rheostat.gateway.refusals import Refusal
+
+_LINGER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: TimerHandle | None = None
     _write_deadline: TimerHandle | None = None
     _header_bytes = 0
-    _in_headers = True
+    _is_in_headers = True
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,7 +50,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(
-                Refusal(503, "too_many_connections", "too many connections are open", "try again soon", retry_after_s=2)
+                Refusal(
+                    503,
+                    "too_many_connections",
+                    "too many connections are open",
+                    "try again soon",
+                    retry_after_s=2,
+                )
             )
             return
         self._expect_by_deadline()
@@ -55,55 +70,44 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes have come."""
         if self._is_refused:
             return
-        if self._in_headers:
+        if self._is_in_headers:
             self._header_bytes += len(data)
             if self._deadline is None:
                 self._expect_by_deadline()
         super().data_received(data)
-        if self._in_headers and self._header_bytes > self.limits.header_bytes and not self._is_refused:
-            self._refuse(
-                Refusal(
-                    431,
-                    "headers_too_large",
-                    f"got more than {self.limits.header_bytes:,} bytes of headers, allowed are as many",
-                    "send fewer headers",
-                )
-            )
-
-    def on_message_begin(self) -> None:
-        """A request's first byte."""
-        self._in_headers = True
-        super().on_message_begin()
+        if self._is_in_headers and self._header_bytes > self.limits.header_bytes:
+            self._refuse_headers()
 
     def on_headers_complete(self) -> None:
         """A request's headers are whole."""
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._in_headers, self._header_bytes = False, 0
-        if size > self.limits.header_bytes:
-            self._header_bytes = size
-            self._in_headers = True
+        if self._is_refused:
             return
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.header_bytes:
+            self._refuse_headers()
+            return
+        self._is_in_headers, self._header_bytes = False, 0
         self._expect_by_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
-        if self.cycle is not None and not self._in_headers:
+        if not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        if self._in_headers:
+        if self._is_refused:
             return
         self._cancel_deadline()
-        self._in_headers = True
+        self._is_in_headers = True
         super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
         super().pause_writing()
         if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(self.limits.write_s, self._unread)
+            self._write_deadline = self.loop.call_later(self.limits.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -112,26 +116,62 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_deadline = None
         super().resume_writing()
 
-    def _unread(self) -> None:
-        self.transport.abort()
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP."""
+        self._refuse(Refusal(400, "invalid_http", "got bytes that are no HTTP request", "speak HTTP/1.1"))
+
+    def _refuse_headers(self) -> None:
+        limit = f"{self.limits.header_bytes:,} bytes"
+        self._refuse(
+            Refusal(
+                431,
+                "headers_too_large",
+                f"got more than {limit} of headers, allowed are as many",
+                "send fewer",
+            )
+        )
 
     def _expect_by_deadline(self) -> None:
         self._cancel_deadline()
         self._deadline = self.loop.call_later(self.limits.request_s, self._late)
 
     def _late(self) -> None:
+        if (
+            self.cycle is None and not self._header_bytes
+        ):  # a connection that never asked anything is due no answer
+            self._cancel_deadlines()
+            self.transport.close()
+            return
         self._refuse(
-            Refusal(408, "request_timeout", f"no whole request came within {self.limits.request_s:g} s", "send it at once")
+            Refusal(
+                408,
+                "request_timeout",
+                f"no whole request came within {self.limits.request_s:g} s",
+                "send it at once",
+            )
         )
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Ends the connection, with an error where no answer is under way."""
+        """Ends the connection: with an error, unless an answer is under way that it would run into."""
+        if self._is_refused or self.transport.is_closing():
+            return
         self._is_refused = True
-        is_answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not is_answering and not self.transport.is_closing():
-            self.transport.write(raw_response(refusal))
         self._cancel_deadlines()
-        self.transport.close()
+        self._unset_keepalive_if_required()
+        cycle = self.cycle
+        is_due = (
+            cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
+        )
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if is_due and not self.pipeline and self.transport.can_write_eof():
+            self.transport.write(raw_response(refusal))
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -144,10 +184,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_deadline.cancel()
             self._write_deadline = None
 
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP."""
-        self._refuse(Refusal(400, "invalid_http", "got bytes that are no HTTP request", "speak HTTP/1.1"))
-
 
 def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
     """The protocol with these limits."""
@@ -158,6 +194,8 @@ def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
 def raw_response(refusal: Refusal) -> bytes:
     """An error as bytes of HTTP, after which the connection is closed."""
     body = to_json(refusal.body())
-    retry: Any = b"" if refusal.retry_after_s is None else b"retry-after: %d\r\n" % refusal.retry_after_s
-    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
-    return STATUS_LINE[refusal.status] + head + retry + b"\r\n" + body
+    head = STATUS_LINE[refusal.status] + b"x-request-id: %s\r\n" % secrets.token_hex(12).encode()
+    head += b"content-type: application/json\r\nconnection: close\r\n"
+    if refusal.retry_after_s is not None:
+        head += b"retry-after: %d\r\n" % refusal.retry_after_s
+    return bytes(head + b"content-length: %d\r\n\r\n" % len(body) + body)

@@ -1,4 +1,4 @@
-"""What every request and response passes: a request's id, headers against a browser's mischief, the Host check.
+"""What every request and response passes: a request's id, the Host check, headers against a browser's mischief, a count.
 
 Pure ASGI, around the whole application.
 """
@@ -7,16 +7,21 @@ import ipaddress
 import secrets
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
-from pydantic_core import to_json
-
-from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send
+from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send, Sender
 from rheostat.gateway.refusals import Refusal
+from rheostat.gateway.telemetry import NOBODY, Telemetry
 
-_POLICY = b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+OTHER = "other"
+"""The route of requests to addresses that there are not."""
+
 _ALWAYS: HeaderList = [
-    (b"content-security-policy", _POLICY),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
@@ -27,10 +32,11 @@ _ALWAYS: HeaderList = [
 class Door:
     """Wraps the application; with `only_loopback_names` a request's Host must name this machine.
 
-    That check keeps a web page out whose own name was made to point here (DNS rebinding), where no policy asks for keys.
+    That check keeps out a web page whose own name was made to point here (DNS rebinding), where no policy has keys.
     """
 
     app: Any
+    telemetry: Telemetry
     only_loopback_names: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,35 +46,42 @@ class Door:
             return
         state = scope.setdefault("state", {})
         state["request_id"] = secrets.token_hex(12)
+        status, came = 500, monotonic()
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                headers = message["headers"]
+                status, headers = message["status"], message["headers"]
                 given = {name.lower() for name, _ in headers}
                 own = [each for each in _ALWAYS if each[0] not in given]
                 message["headers"] = [*headers, *own, (b"x-request-id", state["request_id"].encode())]
             await send(message)
 
-        if self.only_loopback_names and not is_loopback_name(host_of(scope["headers"])):
-            await send_refusal(
-                send_on,
-                Refusal(
-                    403,
-                    "wrong_host",
-                    "got a Host that does not name this machine, allowed are localhost and loopback addresses",
-                    "use http://127.0.0.1, or a policy file with keys to serve others",
-                ),
-            )
-            return
-        await self.app(scope, receive, send_on)
+        try:
+            if self.only_loopback_names and not is_loopback_name(host_of(scope["headers"])):
+                await Sender(send_on).refusal(_wrong_host(), receive)
+            else:
+                await self.app(scope, receive, send_on)
+        finally:
+            if not state.get("is_counted"):
+                self.telemetry.ended(
+                    _route(scope, status), status, state.get("tenant", NOBODY), monotonic() - came
+                )
 
 
-async def send_refusal(send: Send, refusal: Refusal) -> None:
-    """An error as a whole response."""
-    body = to_json(refusal.body())
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _route(scope: Scope, status: int) -> str:
+    """The method and the template of the route: nothing that a caller can make up."""
+    path = getattr(scope.get("route"), "path", None)
+    return OTHER if path is None or status == 405 else f"{scope['method']} {path}"
+
+
+def _wrong_host() -> Refusal:
+    return Refusal(
+        403,
+        "wrong_host",
+        "got a Host that does not name this machine, allowed are localhost and loopback addresses",
+        "use http://127.0.0.1, or a policy file with keys to serve others",
+    )
 
 
 def host_of(headers: HeaderList) -> str:

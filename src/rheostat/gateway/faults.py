@@ -22,7 +22,9 @@ def refusal_of(error: RheostatError) -> Refusal:
         if error.status in _SLOW:
             return Refusal(504, "upstream_timeout", "the model's server took too long", "try again")
         if error.status in _BUSY:
-            return Refusal(503, "upstream_busy", "the model's server is busy", "try again soon", retry_after_s=2)
+            return Refusal(
+                503, "upstream_busy", "the model's server is busy", "try again soon", retry_after_s=2
+            )
         return Refusal(502, "upstream_failed", "the model's server failed", "try again", retry_after_s=2)
     if isinstance(error, ModelError):
         return Refusal(503, "model_unavailable", "the model cannot answer now", "try again", retry_after_s=5)

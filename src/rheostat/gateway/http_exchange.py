@@ -1,6 +1,7 @@
 """An exchange over HTTP: its body read within bounds, its answer sent whole or as server-sent events."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,15 +11,17 @@ from typing import Any
 from pydantic_core import to_json
 
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
+from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
-from rheostat.gateway.service import CLIENT_GONE, Exchange, Outcome, Service
+from rheostat.gateway.service import Service
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
+_logger = logging.getLogger(__name__)
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 2**20
 _BEARER = b"bearer "
@@ -42,36 +45,45 @@ class CompletionEndpoint:
 
     service: Service
     kind: Kind
+    route: str
     body_type: type[ChatBody] | type[CompletionBody]
     limits: BodyLimits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        exchange = self.service.begin(f"{scope['method']} {scope['path']}")
-        scope.setdefault("state", {})["request_id"] = exchange.id
-        sender = Sender(send)
-        try:
+        state, headers = scope["state"], scope["headers"]
+        state["is_counted"] = True
+        exchange = Exchange(self.service, state["request_id"], self.route)
+        with self.service.hosting(exchange):
             try:
-                async with exchange.lifetime():
-                    exchange.authenticate(bearer_key(scope["headers"]))
-                    check_is_json(scope["headers"])
-                    raw = await read_whole(scope["headers"], receive, self.limits)
-                    async with watched(exchange, receive):
-                        exchange.read(read_body(self.body_type, raw), scope["headers"])
-                        await self._answer(exchange, sender)
-            except Refusal as refusal:
-                await self._refuse(exchange, sender, refusal, receive)
+                await self._run(exchange, headers, receive, Sender(send))
+            finally:
+                await _finish_quietly(exchange, 500, "internal_error")
+
+    async def _run(self, exchange: Exchange, headers: HeaderList, receive: Receive, sender: "Sender") -> None:
+        try:
+            async with exchange.lifetime():
+                exchange.authenticate(bearer_key(headers))
+                check_is_json(headers)
+                raw = await read_whole(headers, receive, self.limits)
+                async with watched(exchange, receive):
+                    exchange.read(read_body(self.body_type, raw), headers)
+                    await self._answer(exchange, sender)
         except GoneWhileSending:
             await _finish_quietly(exchange, CLIENT_GONE, "client_gone")
-        finally:
-            await _finish_quietly(exchange, 500, "internal_error")
+        except Refusal as refusal:
+            await self._refuse(exchange, sender, refusal, receive)
+        except Exception:  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
+            _logger.exception("request %s failed", exchange.id)
+            await self._refuse(exchange, sender, internal_error(exchange.id), receive)
 
     async def _answer(self, exchange: Exchange, sender: "Sender") -> None:
-        asked, granted, ask = exchange.asked, exchange.granted, exchange.ask
-        assert asked is not None and granted is not None and ask is not None
+        asked, found = exchange.asked, exchange.permitted
+        assert asked is not None and found is not None
+        ask = found.ask
         prefix = "chatcmpl-" if self.kind == "chat" else "cmpl-"
-        reply = Reply(self.kind, prefix + exchange.id, int(time()), ask.model, granted)
-        sender.headers.append((b"x-rheostat-dials", dials_header(granted.control).encode()))
+        reply = Reply(self.kind, prefix + exchange.id, int(time()), ask.model, found.grant)
+        sender.headers.append((b"x-rheostat-dials", dials_header(ask.control).encode()))
         stream = Stream(reply, ask.samples, asked.includes_usage)
         async with aclosing(exchange.events()) as events:
             async for event in events:
@@ -79,6 +91,7 @@ class CompletionEndpoint:
                     continue
                 if asked.streams:
                     if not sender.is_streaming:
+                        sender.headers += self._limit_headers(exchange)
                         await sender.begin_stream(b"".join(reply.opening(ask.samples)))
                     if chunk := stream.of_piece(event):
                         await sender.chunk(chunk)
@@ -88,7 +101,8 @@ class CompletionEndpoint:
         if asked.streams:
             await sender.end_stream(stream.of_outcome(outcome))
         else:
-            await sender.whole(200, reply.whole(exchange.answers, exchange.finish_of_each, outcome))
+            sender.headers += self._limit_headers(exchange)
+            await sender.whole(200, reply.whole(exchange.answers, exchange.finishes, outcome))
 
     async def _refuse(self, exchange: Exchange, sender: "Sender", refusal: Refusal, receive: Receive) -> None:
         try:
@@ -100,7 +114,21 @@ class CompletionEndpoint:
         if sender.is_streaming:
             await sender.end_stream(failed(refusal))
         elif not sender.is_started:
+            sender.headers += self._limit_headers(exchange)
             await sender.refusal(refusal, receive)
+
+    def _limit_headers(self, exchange: Exchange) -> HeaderList:
+        if exchange.caller is None:
+            return []
+        found = self.service.limits.headers(exchange.tenant)
+        return [(name.encode(), value.encode()) for name, value in found.items()]
+
+
+def internal_error(request_id: str) -> Refusal:
+    """A fault of the gateway's own, of which a client learns the request's id alone."""
+    return Refusal(
+        500, "internal_error", f"the gateway failed at request {request_id}", "tell its operator this id"
+    )
 
 
 async def _finish_quietly(exchange: Exchange, status: int, code: str) -> None:
@@ -130,8 +158,9 @@ class Sender:
         await self.chunk(opening)
 
     async def chunk(self, chunk: bytes) -> None:
-        """Some events."""
+        """Some events; others have their turn after it, so that a client that went is noticed in a burst too."""
         await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await asyncio.sleep(0)
 
     async def end_stream(self, chunk: bytes) -> None:
         """The last events."""

@@ -228,6 +228,11 @@ def read_policy_file(path: Path, models: Mapping[str, ControlFormat]) -> Policy:
     return read_policy(_decoded(_read(path), path), models, name=str(path))
 
 
+def example_policy() -> str:
+    """A policy file with every key, for the packaged model."""
+    return Path(__file__).with_name("policy_example.yaml").read_text(encoding="utf-8")
+
+
 def known_caller(caller: Caller | None) -> Caller:
     """The caller, or `Refusal` (401) in the same words for a key that there is not and for one that has expired."""
     if caller is None:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic_core import to_json
 
 from rheostat.control import level_text
-from rheostat.gateway.backend import Piece, Usage
+from rheostat.gateway.backend import Ending, Piece, Usage
 from rheostat.gateway.dials import Grant
+from rheostat.gateway.exchange import Outcome
 from rheostat.gateway.refusals import Refusal
-from rheostat.gateway.service import Outcome
-from rheostat.records import Control, Finish
+from rheostat.records import Control
 
 Kind = Literal["chat", "completion"]
 DONE = b"data: [DONE]\n\n"
@@ -27,10 +27,11 @@ class Reply:
     model: str
     grant: Grant
 
-    def whole(self, texts: Sequence[str], finishes: Sequence[Finish], outcome: Outcome) -> bytes:
+    def whole(self, texts: Sequence[str], finishes: Sequence[Ending], outcome: Outcome) -> bytes:
         """The answer to a request that does not stream."""
         choices = [
-            self._choice(index, text, finish) for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))
+            self._choice(index, text, finish)
+            for index, (text, finish) in enumerate(zip(texts, finishes, strict=True))
         ]
         values = {
             **self._head("chat.completion" if self.kind == "chat" else "text_completion"),
@@ -40,7 +41,7 @@ class Reply:
         }
         return to_json(values)
 
-    def _choice(self, index: int, text: str, finish: Finish) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, finish: Ending) -> dict[str, Any]:
         said: dict[str, Any] = {"text": text}
         if self.kind == "chat":
             said = {"message": {"role": "assistant", "content": text, "refusal": None}}
@@ -66,7 +67,7 @@ class Reply:
         """A chunk of an answer's text."""
         return self._chunk([self._part(sample, text, None)])
 
-    def end(self, sample: int, finish: Finish, outcome: Outcome | None) -> bytes:
+    def end(self, sample: int, finish: Ending, outcome: Outcome | None) -> bytes:
         """The last chunk of an answer; of the last answer with the `outcome`."""
         extras = {} if outcome is None else _extras(outcome)
         return self._chunk([self._part(sample, "", finish)], **({"rheostat": extras} if extras else {}))
@@ -75,7 +76,7 @@ class Reply:
         """The chunk that counts the tokens."""
         return self._chunk([], usage=usage_values(usage))
 
-    def _part(self, sample: int, text: str, finish: Finish | None) -> dict[str, Any]:
+    def _part(self, sample: int, text: str, finish: Ending | None) -> dict[str, Any]:
         if self.kind == "chat":
             return _delta(sample, {"content": text} if text or finish is None else {}, finish)
         return {"index": sample, "text": text, "logprobs": None, "finish_reason": finish}
@@ -85,7 +86,7 @@ class Reply:
         return event({**head, "choices": choices, **more})
 
 
-def _delta(index: int, delta: Mapping[str, Any], finish: Finish | None) -> dict[str, Any]:
+def _delta(index: int, delta: Mapping[str, Any], finish: Ending | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
@@ -127,7 +128,7 @@ class Stream:
     samples: int
     includes_usage: bool
     _ended: int = 0
-    _last: tuple[int, Finish] | None = None
+    _last: tuple[int, Ending] | None = None
 
     def of_piece(self, piece: Piece) -> bytes:
         """What a piece sends; may be nothing."""

@@ -1,6 +1,7 @@
 """The server: uvicorn within bounds, which drains before it ends."""
 
 import asyncio
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +18,8 @@ from rheostat.gateway.door import is_loopback_name
 from rheostat.gateway.service import Service
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OTHER_FILES = 640
+"""File descriptors for what is no client: the servers behind, logs, models."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -30,6 +33,11 @@ class GatewayServer(uvicorn.Server):
         self._service = service
         self._drain_s = drain_s
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start what answers, and then serve. Raises `ModelError`."""
+        await self._service.start()
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, and then end."""
         drain = asyncio.ensure_future(self._service.drain(self._drain_s))
@@ -38,6 +46,7 @@ class GatewayServer(uvicorn.Server):
             if self.force_exit:
                 self._service.cut_all()
         await super().shutdown(sockets)
+        await self._service.stop()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,14 +67,16 @@ class GatewayServer(uvicorn.Server):
         self.should_exit = True
 
 
-def build_server(app: Any, service: Service, *, limits: ConnectionLimits | None = None, drain_s: float = 30.0) -> GatewayServer:
+def build_server(
+    app: Any, service: Service, *, limits: ConnectionLimits | None = None, drain_s: float = 30.0
+) -> GatewayServer:
     """The server of an application; it is run with sockets that `listen` made."""
     config = uvicorn.Config(
         app,
         http=bounded(limits or ConnectionLimits()),
         loop="uvloop",
         ws="none",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -75,6 +86,16 @@ def build_server(app: Any, service: Service, *, limits: ConnectionLimits | None 
         backlog=512,
     )
     return GatewayServer(config, service, drain_s)
+
+
+def room_for(connections: int) -> int:
+    """How many connections, at most `connections`, there are file descriptors for; this process' limit is raised."""
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(connections, soft - _OTHER_FILES))
 
 
 def listen(host: str, port: int, *, only_loopback: bool) -> socket.socket:
@@ -97,7 +118,8 @@ def listen(host: str, port: int, *, only_loopback: bool) -> socket.socket:
             raise
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port or --host"
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            hint="choose another --port or --host",
         ) from None
     if only_loopback and not is_loopback_name(str(opened.getsockname()[0])):
         opened.close()

@@ -23,7 +23,10 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "rheostat_requests", "Requests by how they ended", ("route", "status", "tenant"), registry=registry
+            "rheostat_requests",
+            "Requests by how they ended",
+            ("route", "status", "tenant"),
+            registry=registry,
         )
         self._seconds = Histogram(
             "rheostat_request_seconds",
@@ -42,7 +45,9 @@ class Telemetry:
         self._queued = Histogram(
             "rheostat_queue_seconds", "Waited for a place in work", buckets=_SECONDS, registry=registry
         )
-        self._tokens = Counter("rheostat_tokens", "Tokens by kind", ("kind", "model", "tenant"), registry=registry)
+        self._tokens = Counter(
+            "rheostat_tokens", "Tokens by kind", ("kind", "model", "tenant"), registry=registry
+        )
         self._dials = Counter(
             "rheostat_dials", "Dials granted otherwise than requested", ("dial", "change"), registry=registry
         )

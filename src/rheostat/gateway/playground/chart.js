@@ -3,7 +3,7 @@
 import { capital, el, levelText, numberText, svg } from './dom.js';
 
 const SIDE = 280;
-const LEFT = 40;
+const LEFT = 54;
 const TOP = 14;
 const WIDE = LEFT + SIDE + 14;
 const HIGH = TOP + SIDE + 40;
@@ -18,7 +18,7 @@ export function curvePicture(dial, place, points, method) {
   const ticks = [0, 0.25, 0.5, 0.75, 1];
   const line = points.map((point, index) => `${index ? 'L' : 'M'}${across(point.requested)} ${up(point.achieved)}`).join('');
   return el('figure', { class: `picture hue-${place % 4}` },
-    el('figcaption', {}, capital(dial.name)),
+    el('figcaption', {}, el('b', {}, capital(dial.name)), el('span', { class: 'hint' }, 'dashed: a perfect dial')),
     svg('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, role: 'img', 'aria-label': `${title}, ${method}: ${said}` },
       ...ticks.map((tick) => svg('line', { class: 'gridline', x1: LEFT, x2: LEFT + SIDE, y1: up(tick), y2: up(tick) })),
       ...ticks.map((tick) => svg('text', { class: 'tick-text', x: LEFT - 8, y: up(tick) + 4, 'text-anchor': 'end' }, levelText(tick))),

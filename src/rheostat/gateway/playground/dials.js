@@ -3,8 +3,8 @@
 import { capital, el, levelText } from './dom.js';
 import { levelName } from './model.js';
 
-const KEYBOARD_PAUSE = 450;
 /** Milliseconds without a key after which a slider moved by keys counts as let go. */
+const KEYBOARD_PAUSE = 450;
 
 /**
  * Draws the sliders of a model into `box`.
@@ -47,11 +47,11 @@ function slider(dial, place, onMove, onRelease) {
   const node = el(
     'div',
     { class: `dial hue-${place % 4}`, 'data-dial': dial.name },
-    el('div', { class: 'dial-head' }, el('label', { for: input.id }, capital(dial.name)), number),
+    el('div', { class: 'dial-head' }, el('label', { for: input.id }, capital(dial.name)), name, number),
     track,
-    el('div', { class: 'dial-ends', 'aria-hidden': 'true' }, el('span', {}, dial.low), el('span', {}, dial.high)),
-    el('p', { class: 'dial-say' }, name, granted),
-    el('p', { class: 'unseen', id: `dial-${dial.name}-about` }, about(dial)),
+    el('div', { class: 'dial-ends' }, el('span', { 'aria-hidden': 'true' }, dial.low), granted, el('span', { 'aria-hidden': 'true' }, dial.high)),
+    limits(dial),
+    el('p', { class: 'unseen', id: `dial-${dial.name}-about` }, `${capital(dial.description)}. ${limitText(dial)}`),
   );
 
   const show = () => {
@@ -96,8 +96,8 @@ function slider(dial, place, onMove, onRelease) {
     level: () => levels[at],
     granted: (report) => {
       if (!report) return;
-      const said = report.why === 'as requested' ? '' : `, ${report.why}`;
-      granted.textContent = `granted ${levelText(report.granted)}${said}`;
+      granted.textContent = `granted ${levelText(report.granted)}`;
+      granted.title = report.why;
     },
   };
 }
@@ -118,11 +118,17 @@ function ticks(levels) {
   });
 }
 
-function about(dial) {
-  const limits = [];
-  if (dial.levels[0] > 0) limits.push(`Your floor is ${levelText(dial.levels[0])}.`);
-  if (dial.levels.at(-1) < 1) limits.push(`Your ceiling is ${levelText(dial.levels.at(-1))}.`);
-  return [`${capital(dial.description)}.`, ...limits].join(' ');
+function limits(dial) {
+  const said = limitText(dial);
+  return said ? el('p', { class: 'dial-limits' }, el('span', { class: 'hatch', 'aria-hidden': 'true' }), said) : null;
+}
+
+/** The caller's floor and ceiling in words; nothing where the dial is free. */
+function limitText(dial) {
+  const said = [];
+  if (dial.levels[0] > 0) said.push(`your floor is ${levelText(dial.levels[0])}`);
+  if (dial.levels.at(-1) < 1) said.push(`your ceiling is ${levelText(dial.levels.at(-1))}`);
+  return said.length ? `${capital(said.join(', '))}.` : '';
 }
 
 function nearest(levels, value) {

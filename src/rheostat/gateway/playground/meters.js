@@ -14,8 +14,9 @@ export function meters(dials, control, scores) {
       bar.append(el('span', { class: 'meter-fill' }));
     }
     bar.append(el('span', { class: 'meter-mark' }));
-    const words = score === null ? [levelText(asked)] : [el('b', {}, numberText(score)), ` of ${levelText(asked)} asked`];
-    return el('div', { class: `meter hue-${place % 4}` }, el('span', { class: 'meter-name' }, dial.name), score === null ? null : bar, el('span', { class: 'meter-text' }, ...words));
+    const words = score === null ? [`asked ${levelText(asked)}`] : [`asked ${levelText(asked)}, achieved `, el('b', {}, numberText(score))];
+    return el('div', { class: `meter hue-${place % 4}` },
+      el('span', { class: 'meter-name' }, dial.name), el('span', { class: 'meter-text' }, ...words), score === null ? null : bar);
   });
 }
 

@@ -76,6 +76,7 @@ function send(onKeyNeeded) {
   $('prompt').value = '';
   fit();
   write(turn, onKeyNeeded);
+  $('thread').lastElementChild.scrollIntoView({ block: 'start' });
 }
 
 async function write(turn, onKeyNeeded) {
@@ -83,7 +84,7 @@ async function write(turn, onKeyNeeded) {
   const mine = new AbortController();
   running = mine;
   if (turn.now?.text && turn.now.state !== 'writing') turn.before = turn.now;
-  const answer = { text: '', control: control(), scores: null, guard: null, state: 'writing', problem: '' };
+  const answer = { text: '', control: control(), granted: null, scores: null, guard: null, state: 'writing', problem: '' };
   turn.now = answer;
   draw();
   const body = chatBody({
@@ -143,13 +144,13 @@ function restart() {
 }
 
 function draw() {
-  $('welcome').hidden = turns.length > 0;
-  $('restart').hidden = turns.length === 0;
+  const isFresh = turns.length === 0;
+  $('stage').classList.toggle('fresh', isFresh);
+  for (const id of ['welcome', 'examples']) $(id).hidden = !isFresh;
+  $('restart').hidden = isFresh;
   $('stop').hidden = running === null;
-  $('ask').textContent = turns.length ? 'Ask on' : 'Ask';
   const last = turns.length - 1;
   $('thread').replaceChildren(...turns.map((turn, place) => (place === last ? lastTurn(turn) : pastTurn(turn))));
-  if (turns.length) $('thread').lastElementChild.scrollIntoView({ block: 'nearest' });
 }
 
 const question = (turn) => el('p', { class: 'question' }, turn.prompt);
@@ -168,8 +169,10 @@ function lastTurn(turn) {
 function card(answer, role, before) {
   const text = el('p', { class: 'answer-text' });
   if (answer.state === 'writing') text.classList.add('writing');
-  if (role === 'now' && before && answer.state !== 'writing') text.append(...markChanges(answer.text, before.text));
-  else text.textContent = answer.text;
+  if (role === 'now' && before && answer.state !== 'writing') {
+    text.append(...markChanges(answer.text, before.text));
+    text.dataset.hue = hueOfChange(answer.control, before.control);
+  } else text.textContent = answer.text;
   const title = before || role === 'before' ? el('h2', { class: 'card-title' }, role === 'now' ? 'Now' : 'Before') : null;
   return el(
     'article',
@@ -181,13 +184,21 @@ function card(answer, role, before) {
   );
 }
 
+/** The colour of what changed: that of the dial that was turned, if it was one. */
+function hueOfChange(now, before) {
+  const turned = session.model.dials.map((dial, place) => (now[dial.name] === before[dial.name] ? null : place % 4));
+  const places = turned.filter((place) => place !== null);
+  return places.length === 1 ? places[0] : 'none';
+}
+
 function problem(answer) {
+  const limited = Object.entries(answer.granted ?? {}).filter(([, dial]) => dial.requested !== null && dial.requested !== dial.granted);
   const said = {
     failed: answer.problem,
     writing: answer.problem,
     stopped: 'Stopped.',
     cut: 'Cut off at the most tokens allowed.',
-    whole: answer.guard?.refused ? 'No answer reached your floors; this text stands instead.' : '',
+    whole: limited.map(([name, dial]) => `${name}: ${dial.why}.`).join(' '),
   }[answer.state];
   return el('p', { class: `card-note ${answer.state}`, hidden: !said }, said);
 }
