@@ -407,7 +407,7 @@ def test_a_client_that_goes_ends_its_work(backend: StubBackend, tmp_path: Path) 
             body = json.dumps({**HELLO, "stream": streams}).encode()
             with connect(gateway) as connection:
                 connection.sendall(head(body) + body)
-                gateway.wait_for(lambda: len(backend.asks) == 2 - streams)
+                gateway.wait_for(lambda count=2 - streams: len(backend.asks) == count)
                 if streams:
                     assert b"three" not in connection.recv(65536)
             gateway.wait_for(lambda: not gateway.service.under_way)
@@ -498,7 +498,7 @@ def test_headers_that_are_too_large_are_431(gateway: Served, is_ended: bool) -> 
     [
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/9.9\r\nhost: localhost\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcde",
         b"GET / HTTP/1.1\r\nhost: localhost\r\nx : y\r\n\r\n",
     ],
@@ -589,11 +589,11 @@ def test_only_the_callers_own_models_are_his(backend: StubBackend, tmp_path: Pat
         f"version: 1\ntenants: {{shop: {{models: [other], keys: [{{id: a, sha256: {hash_key(KEY)}}}]}}}}\n"
     )
     source = PolicySource(path, {"stub": FORMAT, "other": FORMAT})
-    with served(service_over(backend, callers=source)) as gateway:
-        with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {KEY}"}) as client:
-            assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
-            assert client.post(CHAT, json=HELLO).status_code == 404
-            assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
+    service, headers = service_over(backend, callers=source), {"authorization": f"Bearer {KEY}"}
+    with served(service) as gateway, httpx.Client(base_url=gateway.url, headers=headers) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
+        assert client.post(CHAT, json=HELLO).status_code == 404
+        assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
 
 
 def test_a_key_of_this_process_opens_alone(backend: StubBackend) -> None:
