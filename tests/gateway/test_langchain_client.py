@@ -73,6 +73,13 @@ def test_a_dial_of_one_call(gateway: LiveGateway) -> None:
     assert model.invoke(ASKED, extra_body={"safety": 0}).content == f"[helpful=1][harmless=0.5] {ASKED}", "the floor"
 
 
+def test_what_was_granted_is_read_from_the_headers(gateway: LiveGateway) -> None:
+    """LangChain drops fields that it does not know, and keeps the headers where it is asked to."""
+    answer = model_of(gateway, include_response_headers=True, extra_body={"safety": 0}).invoke(ASKED)
+    assert answer.response_metadata["headers"]["x-rheostat-dials"] == "helpfulness=1, safety=0.5"
+    assert answer.response_metadata["headers"]["x-request-id"]
+
+
 def test_stream_counts_tokens(gateway: LiveGateway) -> None:
     chunks = list(model_of(gateway, stream_usage=True).stream(ASKED))
     whole = chunks[0]
