@@ -97,6 +97,15 @@ def test_between_floor_and_ceiling_the_model_s_own_meaning_of_a_value_holds(
 
 
 @settings(max_examples=80, deadline=None)
+@given(cases())
+def test_floors_and_ceilings_may_come_in_any_order_and_twice(case: Case) -> None:
+    floors, ceilings = case.limits.floors, case.limits.ceilings
+    held = case.model.with_floors(floors).with_ceilings(ceilings)
+    assert case.model.with_ceilings(ceilings).with_floors(floors) == held
+    assert held.with_floors(floors).with_ceilings(ceilings) == held
+
+
+@settings(max_examples=80, deadline=None)
 @given(cases(), requests)
 def test_the_reason_says_what_happened(case: Case, requested: Mapping[str, float]) -> None:
     for name, report in grant(requested, case.limits, case.allowed).dials.items():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.gateway.browsing import PHONE, Scorer, Visit, chromium, visit
 from tests.gateway.served import Served, served, service_over
-from tests.gateway.stub_backend import FORMAT, MODELS, StubBackend
+from tests.gateway.stub_backend import FORMAT, StubBackend
 
 from rheostat.control import ControlFormat
 from rheostat.errors import EndpointError

@@ -83,12 +83,16 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
                 body_limits=BodyLimits(options.max_body, options.request_s),
                 only_loopback_names=options.policy is None,
                 allow_origins=options.allow_origins,
-                figures=figures_of({name: (measured_folder(options), options.method) for name in backend.models}),
+                figures=figures_of(
+                    {name: (measured_folder(options), options.method) for name in backend.models}
+                ),
             )
             limits = ConnectionLimits(
                 request_s=options.request_s + 5, connections=room_for(options.connections)
             )
-            server = build_server(app, service, limits=limits, drain_s=options.drain_s)
+            server = build_server(
+                app, service, limits=limits, drain_s=options.drain_s, on_ready=lambda: tell("ready")
+            )
             # Every request that is no HTTP would write a line to the log.
             logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             for line in announcement(options, opened, formats, key):
@@ -138,7 +142,9 @@ def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -
     from rheostat.gateway.guard_rewards import check_guards, load_scorer
 
     if isinstance(callers, PolicySource):
-        is_needed = any(each.guard is not None or each.allows_scores for each in callers.policy.tenants.values())
+        is_needed = any(
+            each.guard is not None or each.allows_scores for each in callers.policy.tenants.values()
+        )
     else:
         is_needed = options.run is None or options.rewards is not None
     rewards = load_scorer(options.run, options.rewards) if is_needed else None
