@@ -35,6 +35,8 @@ DIALS: list[dict[str, float]] = [{"helpfulness": h, "safety": s} for h in (0.0, 
 TOKENS = 24
 LONGEST_S = 60.0
 
+Answers = Mapping[tuple[float, ...], str]
+
 absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(bool(absent), reason=f"needs rheostat[serving]: {', '.join(absent)} absent"),
@@ -87,7 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Mapping[tuple[float, ...], str]:
+def expected() -> Answers:
     """The greedy answer in process, by dials."""
     model = rheostat.load()
     answers = model.respond_batch([(PROMPT, dials) for dials in DIALS], temperature=0, max_tokens=TOKENS)
@@ -152,7 +154,7 @@ class Tally:
             time.sleep(0.02)
 
 
-def work(url: Served, number: int, expected: Mapping[tuple[float, ...], str], tally: Tally, over: threading.Event) -> None:
+def work(url: Served, number: int, expected: Answers, tally: Tally, over: threading.Event) -> None:
     """Asks without a pause, dials and streaming in turn."""
     from openai import APIError, APIStatusError
 
@@ -184,7 +186,7 @@ def work(url: Served, number: int, expected: Mapping[tuple[float, ...], str], ta
         over.wait(0.01)
 
 
-def test_killed_and_started_again_under_load(server: Server, expected: Mapping[tuple[float, ...], str]) -> None:
+def test_killed_and_started_again_under_load(server: Server, expected: Answers) -> None:
     tally, over = Tally(), threading.Event()
     with gateway(server) as opened:
         threads = [threading.Thread(target=work, args=(opened, n, expected, tally, over)) for n in range(6)]
@@ -209,7 +211,7 @@ def test_killed_and_started_again_under_load(server: Server, expected: Mapping[t
     assert not tally.unlike, tally.unlike
 
 
-def test_what_transformers_serve_ignores_is_made_good(server: Server, expected: Mapping[tuple[float, ...], str]) -> None:
+def test_what_transformers_serve_ignores_is_made_good(server: Server, expected: Answers) -> None:
     """It takes no notice of `n` and leaves a stop text in its answer; behind the gateway neither shows."""
     dials = DIALS[-1]
     whole = expected[tuple(dials.values())]
