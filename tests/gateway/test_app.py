@@ -55,7 +55,11 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 
 def events_of(text: str) -> list[Any]:
-    return [event if (event := line.removeprefix("data: ")) == "[DONE]" else json.loads(event) for line in text.split("\n\n") if line]
+    return [
+        event if (event := line.removeprefix("data: ")) == "[DONE]" else json.loads(event)
+        for line in text.split("\n\n")
+        if line
+    ]
 
 
 def ended(service: Service, status: int) -> float:
@@ -74,7 +78,11 @@ def test_a_chat_is_answered_with_its_dials_echoed(client: httpx.Client, backend:
     assert answer["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "[helpful=1][harmless=0.25] one two three", "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": "[helpful=1][harmless=0.25] one two three",
+                "refusal": None,
+            },
             "logprobs": None,
             "finish_reason": "stop",
         }
@@ -101,7 +109,9 @@ def test_a_stream_says_role_and_dials_first_and_done_last(client: httpx.Client) 
     assert chunks[0]["rheostat"]["dials"]["safety"]["granted"] == 1.0
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1])
     assert text == "[helpful=1][harmless=1] one two three"
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + ["stop"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + [
+        "stop"
+    ]
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["total_tokens"] == 11
     assert len({chunk["id"] for chunk in chunks}) == 1
 
@@ -111,7 +121,10 @@ def test_several_answers_stream_side_by_side(client: httpx.Client) -> None:
     choices = [chunk["choices"][0] for chunk in chunks]
     for index in (0, 1):
         mine = [choice for choice in choices if choice["index"] == index]
-        assert "".join(each["delta"].get("content", "") for each in mine) == "[helpful=1][harmless=1] one two three"
+        assert (
+            "".join(each["delta"].get("content", "") for each in mine)
+            == "[helpful=1][harmless=1] one two three"
+        )
         assert mine[-1]["finish_reason"] == "stop"
 
 
@@ -121,7 +134,10 @@ def test_a_completion_is_one_user_turn(client: httpx.Client, backend: StubBacken
     assert whole["object"] == "text_completion"
     assert whole["choices"][0]["text"] == "[helpful=0][harmless=1] hello"
     *chunks, _ = events_of(client.post("/v1/completions", json={**body, "stream": True}).text)
-    assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == whole["choices"][0]["text"]
+    assert (
+        "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+        == whole["choices"][0]["text"]
+    )
     assert [turn.role for turn in backend.asks[0].messages] == ["user"]
 
 
@@ -198,7 +214,9 @@ def test_a_form_is_refused(client: httpx.Client, backend: StubBackend) -> None:
     assert not backend.asks
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8750", "127.0.0.1.evil.example", "", "localhost.evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8750", "127.0.0.1.evil.example", "", "localhost.evil"]
+)
 def test_a_host_that_is_not_this_machine_is_refused(client: httpx.Client, host: str) -> None:
     response = client.post(CHAT, json=HELLO, headers={"host": host})
     assert response.status_code in (400, 403)
@@ -221,8 +239,16 @@ def test_addresses_and_methods_that_there_are_not_are_errors_in_openais_shape(cl
     ("fault", "status", "code"),
     [
         (PromptTooLong("a prompt of 9 tokens", hint="shorten it"), 400, "context_length_exceeded"),
-        (EndpointError("http://10.0.0.1:8000 said 500", hint="look there", status=500), 502, "upstream_failed"),
-        (EndpointError("http://10.0.0.1:8000 is slow", hint="look there", status=504), 504, "upstream_timeout"),
+        (
+            EndpointError("http://10.0.0.1:8000 said 500", hint="look there", status=500),
+            502,
+            "upstream_failed",
+        ),
+        (
+            EndpointError("http://10.0.0.1:8000 is slow", hint="look there", status=504),
+            504,
+            "upstream_timeout",
+        ),
         (EndpointError("http://10.0.0.1:8000 is busy", hint="look there", status=429), 503, "upstream_busy"),
         (ModelError("/srv/model is gone", hint="put it back"), 503, "model_unavailable"),
         (Refusal(429, "queue_full", "full", "wait", retry_after_s=1.2), 429, "queue_full"),
@@ -241,7 +267,9 @@ def test_what_fails_before_the_first_piece_is_a_status(
             assert response.headers["retry-after"] == "2"
 
 
-def test_what_fails_in_mid_stream_is_an_error_event_and_the_end(client: httpx.Client, backend: StubBackend) -> None:
+def test_what_fails_in_mid_stream_is_an_error_event_and_the_end(
+    client: httpx.Client, backend: StubBackend
+) -> None:
     backend.fails_with, backend.fails_after = EndpointError("gone", hint="x"), 2
     *chunks, last = events_of(client.post(CHAT, json={**HELLO, "stream": True}).text)
     assert last["error"]["code"] == "upstream_failed"
@@ -267,7 +295,10 @@ def test_a_fault_of_our_own_shows_nothing_of_itself(
 
 def test_a_request_that_takes_too_long_gets_504(backend: StubBackend) -> None:
     backend.gate = asyncio.Event()
-    with served(service_over(backend, timeout_s=0.1)) as gateway, httpx.Client(base_url=gateway.url) as client:
+    with (
+        served(service_over(backend, timeout_s=0.1)) as gateway,
+        httpx.Client(base_url=gateway.url) as client,
+    ):
         assert error_of(client.post(CHAT, json=HELLO))["code"] == "timeout"
         *_, last = events_of(client.post(CHAT, json={**HELLO, "stream": True}).text)
         assert last["error"]["code"] == "timeout"
@@ -309,7 +340,10 @@ def test_a_key_is_asked_for_and_its_policy_holds(backend: StubBackend, tmp_path:
         assert [ask.control["safety"] for ask in backend.asks] == [0.5, 1, 1, 1]
         metrics = client.get("/metrics").text
         assert 'rheostat_dials_total{change="raised by policy",dial="safety"} 1.0' in metrics
-        assert 'rheostat_requests_total{route="POST /v1/chat/completions",status="429",tenant="shop"} 1.0' in metrics
+        assert (
+            'rheostat_requests_total{route="POST /v1/chat/completions",status="429",tenant="shop"} 1.0'
+            in metrics
+        )
 
 
 def test_every_request_leaves_one_line(backend: StubBackend, tmp_path: Path) -> None:
@@ -320,7 +354,11 @@ def test_every_request_leaves_one_line(backend: StubBackend, tmp_path: Path) -> 
         client.headers["authorization"] = f"Bearer {KEY}"
         for body in ({**HELLO, "safety": 0.1}, {**HELLO, "stream": True}, {**HELLO, "oops": 1}):
             ids.append(client.post(CHAT, json=body).headers["x-request-id"])
-        ids.append(client.post(CHAT, content=b"x" * 2**21, headers={"content-type": "application/json"}).headers["x-request-id"])
+        ids.append(
+            client.post(CHAT, content=b"x" * 2**21, headers={"content-type": "application/json"}).headers[
+                "x-request-id"
+            ]
+        )
         backend.fails_with = ZeroDivisionError()
         ids.append(client.post(CHAT, json=HELLO).headers["x-request-id"])
     audit.close()
@@ -369,7 +407,7 @@ def test_a_client_that_goes_ends_its_work(backend: StubBackend, tmp_path: Path) 
             body = json.dumps({**HELLO, "stream": streams}).encode()
             with connect(gateway) as connection:
                 connection.sendall(head(body) + body)
-                gateway.wait_for(lambda: len(backend.asks) == 2 - streams)
+                gateway.wait_for(lambda count=2 - streams: len(backend.asks) == count)
                 if streams:
                     assert b"three" not in connection.recv(65536)
             gateway.wait_for(lambda: not gateway.service.under_way)
@@ -397,7 +435,9 @@ def test_a_client_that_does_not_read_is_cut_and_its_work_ends(backend: StubBacke
     service = service_over(backend)
     limits = ConnectionLimits(write_s=0.2)
     with served(service, connection_limits=limits, body_limits=BodyLimits(32 * 2**20)) as gateway:
-        body = json.dumps({"messages": [{"role": "user", "content": words}], "stream": True, "max_tokens": 16_000}).encode()
+        body = json.dumps(
+            {"messages": [{"role": "user", "content": words}], "stream": True, "max_tokens": 16_000}
+        ).encode()
         with connect(gateway) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(head(body) + body)
@@ -423,7 +463,10 @@ def test_a_body_that_is_too_large_is_refused_without_reading_it_all(gateway: Ser
 
 
 def test_a_body_that_does_not_come_is_408(backend: StubBackend) -> None:
-    with served(service_over(backend), body_limits=BodyLimits(seconds=0.1)) as gateway, connect(gateway) as connection:
+    with (
+        served(service_over(backend), body_limits=BodyLimits(seconds=0.1)) as gateway,
+        connect(gateway) as connection,
+    ):
         connection.sendall(head(length=100) + b"{")
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -435,7 +478,7 @@ def test_headers_that_do_not_come_are_408(backend: StubBackend) -> None:
     with served(service_over(backend), connection_limits=limits) as gateway:
         with connect(gateway) as connection:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
-            assert b'HTTP/1.1 408 ' in read_all(connection)
+            assert b"HTTP/1.1 408 " in read_all(connection)
         with connect(gateway) as connection:
             assert read_all(connection) == b""
 
@@ -455,7 +498,7 @@ def test_headers_that_are_too_large_are_431(gateway: Served, is_ended: bool) -> 
     [
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/9.9\r\nhost: localhost\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcde",
         b"GET / HTTP/1.1\r\nhost: localhost\r\nx : y\r\n\r\n",
     ],
@@ -546,16 +589,19 @@ def test_only_the_callers_own_models_are_his(backend: StubBackend, tmp_path: Pat
         f"version: 1\ntenants: {{shop: {{models: [other], keys: [{{id: a, sha256: {hash_key(KEY)}}}]}}}}\n"
     )
     source = PolicySource(path, {"stub": FORMAT, "other": FORMAT})
-    with served(service_over(backend, callers=source)) as gateway:
-        with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {KEY}"}) as client:
-            assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
-            assert client.post(CHAT, json=HELLO).status_code == 404
-            assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
+    service, headers = service_over(backend, callers=source), {"authorization": f"Bearer {KEY}"}
+    with served(service) as gateway, httpx.Client(base_url=gateway.url, headers=headers) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
+        assert client.post(CHAT, json=HELLO).status_code == 404
+        assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
 
 
 def test_a_key_of_this_process_opens_alone(backend: StubBackend) -> None:
     source = LocalSource({"stub": FORMAT}, key=KEY)
     with served(service_over(backend, callers=source)) as gateway:
         assert httpx.get(f"{gateway.url}/v1/dials").status_code == 401
-        assert httpx.get(f"{gateway.url}/v1/dials", headers={"authorization": f"bearer {KEY}"}).status_code == 200
+        assert (
+            httpx.get(f"{gateway.url}/v1/dials", headers={"authorization": f"bearer {KEY}"}).status_code
+            == 200
+        )
         assert httpx.get(f"{gateway.url}/").status_code == 200

@@ -170,7 +170,7 @@ def test_durations(seconds: float, text: str) -> None:
 events = st.lists(st.tuples(st.floats(0, 90), st.integers(0, 400)), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(events, st.integers(1, 400))
 def test_who_waits_as_told_gets_in_and_not_much_earlier(events: list[tuple[float, int]], amount: int) -> None:
     """Whatever was counted, at whatever limit: it fits after the wait, and not a hundredth of a second before."""
@@ -187,7 +187,7 @@ def test_who_waits_as_told_gets_in_and_not_much_earlier(events: list[tuple[float
     assert window.wait_s(amount, limit, now + wait_s) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 400)), max_size=30))
 def test_what_is_admitted_stays_near_the_limit_in_every_minute(asked: list[tuple[float, int]]) -> None:
     """Beside a slow count of every event: no calendar minute holds more than the limit, no sixty seconds twice it."""

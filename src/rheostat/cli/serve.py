@@ -51,6 +51,14 @@ def serve(
             "--upstream-key-variable", metavar="NAME", help="The environment variable with that server's key."
         ),
     ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            "--rewards",
+            metavar="RUN",
+            help="The run whose reward models score answers. [default: the run that is served]",
+        ),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -118,9 +126,9 @@ def serve(
 ) -> None:
     """Serve a model with dials over an OpenAI-compatible API, under a policy.
 
-    Needs `pip install 'rheostat[gateway]'`. Without --policy, whoever has the address that is printed, which holds a key
-    made for this process, may turn the dials freely; only this machine is listened to. SIGTERM ends it when the requests
-    under way have ended; SIGHUP reads the policy file anew at once.
+    Needs `pip install 'rheostat[gateway]'`. Without --policy, whoever has the address that is printed, which holds a
+    key made for this process, may turn the dials freely; only this machine is listened to. SIGTERM ends it when the
+    requests under way have ended; SIGHUP reads the policy file anew at once.
     """
     try:
         from rheostat.gateway.serving import ServeOptions, UpstreamAddress, serve_forever
@@ -139,6 +147,7 @@ def serve(
             upstream=None
             if upstream is None
             else UpstreamAddress(upstream, upstream_model, upstream_key_variable),
+            rewards=rewards,
             policy=policy,
             is_insecure=insecure_local,
             host=host,

@@ -67,7 +67,8 @@ class Admission:
         try:
             yield
         finally:
-            self._leave(monotonic() - begun)
+            self.record(monotonic() - begun)
+            self._hand_on()
 
     async def _enter(self) -> None:
         if self._working < self._places:
@@ -85,9 +86,9 @@ class Admission:
                     self._waiting.remove(turn)
             raise
 
-    def _leave(self, took_s: float) -> None:
+    def record(self, took_s: float) -> None:
+        """A request took so long in work."""
         self._mean_s = took_s if self._mean_s is None else self._mean_s + _WEIGHT * (took_s - self._mean_s)
-        self._hand_on()
 
     def _hand_on(self) -> None:
         """A place that has become free goes to the first who waits, who is counted as working from now on."""

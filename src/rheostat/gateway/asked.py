@@ -47,7 +47,7 @@ def read_asked(body: ChatBody | CompletionBody, headers: Headers) -> Asked:
         max_tokens = _one_of(max_tokens=body.max_tokens, max_completion_tokens=body.max_completion_tokens)
     else:
         messages, max_tokens = (
-            (Message("user", _checked_text(body.prompt, "prompt", may_be_blank=False)),),
+            (Message("user", checked_text(body.prompt, "prompt", may_be_blank=False)),),
             body.max_tokens,
         )
     if body.stream_options is not None and not body.stream:
@@ -137,7 +137,7 @@ def conversation(body: ChatBody) -> tuple[Message, ...]:
                 param=f"{where}.role",
             )
         text = turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
-        turns.append(Message(role, _checked_text(text, where, may_be_blank=role == "assistant")))
+        turns.append(Message(role, checked_text(text, where, may_be_blank=role == "assistant")))
     if turns[-1].role != "user":
         raise Refusal(
             400,
@@ -149,7 +149,8 @@ def conversation(body: ChatBody) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _checked_text(text: str, where: str, *, may_be_blank: bool) -> str:
+def checked_text(text: str, where: str, *, may_be_blank: bool) -> str:
+    """A text that a model can be given. Raises `Refusal` (400)."""
     if "\0" in text:
         raise Refusal(
             400,

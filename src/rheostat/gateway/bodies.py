@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
+from rheostat.config_fields import plain_words
 from rheostat.errors import did_you_mean
 from rheostat.gateway.refusals import Refusal
 from rheostat.records import Attribute
@@ -178,49 +179,77 @@ def read_body(kind: type[AnyBody], body: bytes | bytearray) -> AnyBody:
 
 
 def _refusal(error: ValidationError, kind: type[CommonBody]) -> Refusal:
-    faults = error.errors(include_url=False, include_context=False)
-    fault = (
-        max(faults, key=lambda each: len(each["loc"])) if faults[0]["type"] != "json_invalid" else faults[0]
-    )
-    if unknown := next((each for each in faults if each["type"] == "extra_forbidden"), None):
-        fault = unknown
+    faults = error.errors(include_url=False, include_context=True)
+    faults = [each for each in faults if not _is_other_branch(each)] or faults
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
+    where = ".".join(str(part) for part in fault["loc"] if part not in _BRANCHES)
+    param = where[:_LONGEST_PATH] or None
     if fault["type"] == "json_invalid":
-        return Refusal(400, "invalid_json", f"the body is not JSON: {fault['msg']}", "send a JSON object")
-    where = ".".join(map(str, _path(fault["loc"])))
+        said = str(fault["msg"]).removeprefix("Invalid JSON: ")
+        return Refusal(400, "invalid_json", f"the body is no JSON: {said}", "send a JSON object")
     if fault["type"] == "extra_forbidden":
-        names = _names_beside(kind, fault["loc"])
-        near = did_you_mean(fault["loc"][-1], names)
-        return Refusal(
-            400,
-            "unknown_field",
-            f"{shown(where)}: got a field that is not known here{near}",
-            "leave it out; /docs lists the fields",
-            param=where[:120],
-        )
+        near = did_you_mean(fault["loc"][-1], _names_beside(kind, fault["loc"]))
+        message = f"{shown(where)}: got a field that is not known here{near}"
+        return Refusal(400, "unknown_field", message, "leave it out; /docs lists the fields", param=param)
     if fault["type"] == "missing":
-        return Refusal(
-            400, "missing_field", f"{where}: is missing", "/docs lists the fields", param=where[:120]
-        )
-    got = shown(fault["input"])
-    return Refusal(
-        400,
-        "invalid_value",
-        f"{where or 'the body'}: got {got}; {_lowered(fault['msg'])}",
-        "/docs says what each field may hold",
-        param=where[:120] or None,
+        return Refusal(400, "missing_field", f"{where}: is missing", "/docs lists the fields", param=param)
+    kinds = [each for each in faults if _outer(each["loc"]) == _outer(fault["loc"])]
+    allowed = " or ".join(dict.fromkeys(_allowed(each) for each in kinds))
+    message = f"{where or 'the body'}: got {shown(fault['input'])}, allowed is {allowed}"
+    return Refusal(400, "invalid_value", message, "/docs says what each field may hold", param=param)
+
+
+def _is_other_branch(fault: Any) -> bool:
+    """Whether a fault is only that a list is no text, or a text no list, where the field may be either."""
+    kind, given = fault["type"], fault["input"]
+    return fault["loc"][-1:] != _outer(fault["loc"])[-1:] and (
+        (kind == "string_type" and isinstance(given, list))
+        or (kind == "list_type" and isinstance(given, str))
     )
 
 
-def _path(location: Sequence[int | str]) -> list[int | str]:
-    """Where a fault lies in the body, without pydantic's names for the branches of a union."""
-    return [part for part in location if isinstance(part, int) or _is_plain(part)]
+def _outer(location: Sequence[int | str]) -> list[int | str]:
+    """Where a fault lies, without what a branch of a union is called."""
+    return [part for part in location if part not in _BRANCHES]
 
 
-_BRANCHES = ("str", "list[", "constrained-", "function-", "TextPart")
+def _allowed(fault: Any) -> str:
+    """What a field may hold, of a fault that pydantic found."""
+    kind, limits = fault["type"], fault.get("ctx", {})
+    match kind:
+        case "literal_error":
+            return str(limits["expected"]).replace("True", "true").replace("False", "false")
+        case "greater_than_equal":
+            return f"{limits['ge']:g} or more"
+        case "greater_than":
+            return f"more than {limits['gt']:g}"
+        case "less_than_equal":
+            return f"{limits['le']:g} or less"
+        case "less_than":
+            return f"less than {limits['lt']:g}"
+        case "too_long" | "string_too_long":
+            return f"a length of at most {limits['max_length']}"
+        case "too_short" | "string_too_short":
+            return f"a length of at least {limits['min_length']}"
+    return _KINDS.get(kind, plain_words(str(fault["msg"])))
 
 
-def _is_plain(part: str) -> bool:
-    return not part.startswith(_BRANCHES) and "[" not in part
+_KINDS = {
+    "none_required": "null",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_BRANCHES = ("str", "constrained-str", "list[TextPart]", "list[constrained-str]")
+_SHOWN = 60
+_LONGEST_PATH = 120
 
 
 def _names_beside(kind: type[CommonBody], location: Sequence[int | str]) -> list[str]:
@@ -228,31 +257,22 @@ def _names_beside(kind: type[CommonBody], location: Sequence[int | str]) -> list
     if len(location) == 1:
         return list(kind.model_fields)
     first = location[0]
-    inner: dict[object, type[BaseModel]] = {
-        "messages": TextPart if len(location) > 3 else Turn,
+    inner: dict[int | str, type[BaseModel]] = {
+        "messages": TextPart if len(_outer(location)) > 3 else Turn,
         "stream_options": StreamOptions,
         "response_format": ResponseFormat,
     }
     return list(inner[first].model_fields) if first in inner else []
 
 
-def _lowered(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
-
-
 def shown(value: object) -> str:
     """A value of a body for a message, cut where it is long: never more than a line of what a client sent."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) >= 10**20:
         return "a number of many digits"
     if isinstance(value, str):
-        value = value[:60] + "…" if len(value) > 60 else value
-        return repr(value)
+        return repr(value[:_SHOWN] + "…" if len(value) > _SHOWN else value)
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "an object"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, repr(value))
-        if value in (None, True, False)
-        else repr(value)
-    )
+    return "an object" if isinstance(value, dict) else repr(value)

@@ -1,4 +1,4 @@
-"""What every request and response passes: a request's id, the Host check, headers against a browser's mischief, a count.
+"""What every request and response passes: an id, the Host check, headers against a browser's mischief, a count.
 
 Pure ASGI, around the whole application.
 """

@@ -73,7 +73,9 @@ class CompletionEndpoint:
             await _finish_quietly(exchange, CLIENT_GONE, "client_gone")
         except Refusal as refusal:
             await self._refuse(exchange, sender, refusal, receive)
-        except Exception:  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
+        except (
+            Exception
+        ):  # the boundary: a fault of our own ends the request as any other, and is told in the log alone
             _logger.exception("request %s failed", exchange.id)
             await self._refuse(exchange, sender, internal_error(exchange.id), receive)
 

@@ -23,8 +23,8 @@ from rheostat.gateway.keys import find_key, hash_key
 from rheostat.gateway.policy import HINT, AuditBlock, Caller, Policy, local_tenant, read_policy
 from rheostat.gateway.refusals import Refusal
 
-LARGEST_BYTES = 2**20
-"""A larger policy file is refused."""
+LARGEST_BYTES = 2**18
+"""A larger policy file is refused: some two thousand keys, whose reading takes seconds."""
 
 POLL_S = 1.0
 _LOG = logging.getLogger("rheostat.gateway")
@@ -89,6 +89,7 @@ class PolicySource:
         self._lock = threading.Lock()
         self._wake = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         content = _read(path)
         self.policy: Policy = read_policy(_decoded(content, path), models, name=str(path))
         self._seen = _identity(content)
@@ -119,7 +120,7 @@ class PolicySource:
         )
 
     def reload(self) -> bool:
-        """Read the file as it is now; gives whether it is the policy in force afterwards."""
+        """Read the file as it is now; gives whether it is the policy in force afterwards. Not for an event loop."""
         return self._look(settled=True)
 
     def look(self) -> bool:
@@ -127,17 +128,19 @@ class PolicySource:
         return self._look(settled=False)
 
     def reload_soon(self) -> None:
-        """Have the task that watches read the file as it is now."""
-        self._wake.set()
+        """Have the task that watches read the file as it is now; from any thread, or a signal's handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     async def start(self) -> None:
         """Begin to watch the file."""
         assert self._watcher is None
+        self._loop = asyncio.get_running_loop()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.path}")
 
     async def stop(self) -> None:
         """Watch no more; the policy stays in force."""
-        watcher, self._watcher = self._watcher, None
+        watcher, self._watcher, self._loop = self._watcher, None, None
         if watcher is not None:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -226,6 +229,11 @@ class LocalSource:
 def read_policy_file(path: Path, models: Mapping[str, ControlFormat]) -> Policy:
     """The policy of a file. Raises `ConfigError` with all problems."""
     return read_policy(_decoded(_read(path), path), models, name=str(path))
+
+
+def example_policy() -> str:
+    """A policy file with every key, for the packaged model."""
+    return Path(__file__).with_name("policy_example.yaml").read_text(encoding="utf-8")
 
 
 def known_caller(caller: Caller | None) -> Caller:

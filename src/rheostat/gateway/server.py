@@ -5,7 +5,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -28,15 +28,25 @@ class GatewayServer(uvicorn.Server):
     While they do, it goes on listening and refuses new ones, so that a balancer sees it; a second signal cuts them.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, drain_s: float, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._on_ready = on_ready
         self._service = service
         self._drain_s = drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start what answers, and then serve. Raises `ModelError`."""
+        """Start what answers, and then serve. Raises `ModelError`, and `InputError` where the port is taken."""
         await self._service.start()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # of two that have bound the port, the second learns of it when it listens
+            await self._service.stop()
+            raise InputError(
+                f"cannot listen: {error.strerror or error}", hint="choose another --port"
+            ) from None
+        self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, and then end."""
@@ -68,9 +78,14 @@ class GatewayServer(uvicorn.Server):
 
 
 def build_server(
-    app: Any, service: Service, *, limits: ConnectionLimits | None = None, drain_s: float = 30.0
+    app: Any,
+    service: Service,
+    *,
+    limits: ConnectionLimits | None = None,
+    drain_s: float = 30.0,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> GatewayServer:
-    """The server of an application; it is run with sockets that `listen` made."""
+    """The server of an application; it is run with sockets that `listen` made, and says when it serves."""
     config = uvicorn.Config(
         app,
         http=bounded(limits or ConnectionLimits()),
@@ -85,7 +100,7 @@ def build_server(
         timeout_graceful_shutdown=2,
         backlog=512,
     )
-    return GatewayServer(config, service, drain_s)
+    return GatewayServer(config, service, drain_s, on_ready)
 
 
 def room_for(connections: int) -> int:

@@ -14,6 +14,7 @@ from rheostat.gateway.app import build_app
 from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Backend
 from rheostat.gateway.connection import ConnectionLimits
+from rheostat.gateway.guard import Guard
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import new_key
 from rheostat.gateway.limits import RateLimits
@@ -46,6 +47,7 @@ class ServeOptions:
     method: str | None = None
     name: str | None = None
     upstream: UpstreamAddress | None = None
+    rewards: Path | None = None
     policy: Path | None = None
     is_insecure: bool = False
     host: str = "127.0.0.1"
@@ -75,18 +77,22 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
         )
         audit = None if callers.audit is None else AuditLog(callers.audit)
         try:
-            service = _service(options, backend, callers, audit)
+            service = _service(options, backend, callers, audit, load_guard(options, backend, callers))
             app = build_app(
                 service,
                 body_limits=BodyLimits(options.max_body, options.request_s),
                 only_loopback_names=options.policy is None,
                 allow_origins=options.allow_origins,
-                figures=figures_of({name: (measured_folder(options), options.method) for name in backend.models}),
+                figures=figures_of(
+                    {name: (measured_folder(options), options.method) for name in backend.models}
+                ),
             )
             limits = ConnectionLimits(
                 request_s=options.request_s + 5, connections=room_for(options.connections)
             )
-            server = build_server(app, service, limits=limits, drain_s=options.drain_s)
+            server = build_server(
+                app, service, limits=limits, drain_s=options.drain_s, on_ready=lambda: tell("ready")
+            )
             # Every request that is no HTTP would write a line to the log.
             logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             for line in announcement(options, opened, formats, key):
@@ -128,6 +134,25 @@ def load_backend(options: ServeOptions) -> Backend:
     return in_process({name: load(options.run, method=options.method, device=options.device)})
 
 
+def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -> Guard | None:
+    """What scores answers, where anyone may have them scored; without a policy the packaged model's, or `--rewards`.
+
+    Raises `ConfigError` for a guard that has no rewards, `ModelError` where they cannot be loaded.
+    """
+    from rheostat.gateway.guard_rewards import check_guards, load_scorer
+
+    if isinstance(callers, PolicySource):
+        is_needed = any(
+            each.guard is not None or each.allows_scores for each in callers.policy.tenants.values()
+        )
+    else:
+        is_needed = options.run is None or options.rewards is not None
+    rewards = load_scorer(options.run, options.rewards) if is_needed else None
+    if isinstance(callers, PolicySource):
+        check_guards(callers.policy, None if rewards is None else rewards.dials)
+    return None if rewards is None else Guard(backend, rewards.scorer)
+
+
 def measured_folder(options: ServeOptions) -> Path:
     """Where the figures of what is served are read."""
     from rheostat.dialled import PACKAGED
@@ -152,7 +177,11 @@ def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:
 
 
 def _service(
-    options: ServeOptions, backend: Backend, callers: CallerSource, audit: AuditLog | None
+    options: ServeOptions,
+    backend: Backend,
+    callers: CallerSource,
+    audit: AuditLog | None,
+    guard: Guard | None,
 ) -> Service:
     telemetry = Telemetry()
     admission = Admission(in_work=options.concurrency, queue=options.queue)
@@ -175,6 +204,7 @@ def _service(
         admission=admission,
         telemetry=telemetry,
         audit=audit,
+        guard=guard,
         timeout_s=options.timeout_s,
     )
 
