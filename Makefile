@@ -29,7 +29,7 @@ lint: $(VENV)/ready  ## ruff and mypy
 
 check: lint test  ## everything that CI checks
 
-reference: $(VENV)/ready  ## write docs/cli.md, docs/configuration.md and docs/methods.md anew
+reference: $(VENV)/ready  ## write docs/cli.md, configuration.md, policy.md and methods.md anew
 	$(BIN)/python -m rheostat.reference
 
 picture: $(VENV)/ready  ## write docs/dials.png anew, off the run RUN=runs/pocket

@@ -18,6 +18,7 @@ from rheostat.config import RunConfig
 from rheostat.dial_figures import forgery_figures
 from rheostat.dial_tables import forgeries, forgery_sentence
 from rheostat.dialled import tuned_model
+from rheostat.fine_tuning import fine_tune
 from rheostat.forgery import Arena, leaves_room
 from rheostat.model_files import quiet
 from rheostat.models import Reader, load_policy, load_reader
@@ -27,7 +28,6 @@ from rheostat.records import Example, Prompt
 from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers
 from rheostat.scoring import OWN
-from rheostat.train import fine_tune
 
 
 def trained(run: RunDirectory, config: RunConfig, share: float, styles: str, seed: int, to: Path) -> Path:

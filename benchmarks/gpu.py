@@ -26,6 +26,7 @@ import machine
 from rheostat import plugins
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import Dtype, RewardConfig
+from rheostat.fine_tuning import fine_tune
 from rheostat.logprobs import TokenRow, sum_logprobs
 from rheostat.model_files import quiet, resolve
 from rheostat.models import Policy, load_policy
@@ -33,7 +34,6 @@ from rheostat.plugins import GenerationRequest, Judged, Sampling
 from rheostat.pocket import prompts
 from rheostat.recipe import load_config, reward_options
 from rheostat.records import Example, Message
-from rheostat.train import fine_tune
 
 
 @dataclass(frozen=True)

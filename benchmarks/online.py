@@ -10,40 +10,25 @@ start itself.
 
 import argparse
 import json
-import math
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import yaml
 
+import study
+from rheostat.generation import tuned_engine
+from rheostat.methods.tuned import Tuned
 from rheostat.models import load_policy
 from rheostat.online_trainer import train_online
 from rheostat.recipe import load_config
-from rheostat.records import EvaluationRow, Prompt
+from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory
-from rheostat.score import load_scorers
-from sweep import finished, measure, override
 
 COLUMNS = (
     "MP_h", "MP_s", "BT_h", "BT_s", "Err_h", "Err_s", "fluency", "kl", "steps", "generated_tokens", "train_seconds",
     "cpu_seconds",
 )  # fmt: skip
-
-
-def table(rows: list[dict]) -> str:
-    """Means over seeds, a variant a line."""
-    lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in dict.fromkeys(row["variant"] for row in rows):
-        found = [row for row in rows if row["variant"] == name]
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in found if column in row]
-            digits = 0 if column in ("steps", "generated_tokens", "train_seconds", "cpu_seconds") else 2
-            cells.append(f"{statistics.mean(values):.{digits}f}" if values else "")
-        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -57,24 +42,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(line) for line in arguments.json.read_text().splitlines()]))
+        print(study.table_of(arguments.json, COLUMNS))
         return
     variants = yaml.safe_load(arguments.variants.read_text())
     with RunDirectory.open(arguments.run, read_only=True) as run:
         config = load_config(run.config_path)
         held_out = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
         prompts = run.finished("prompts").read(Prompt, prefix="train")
-        scorer = load_scorers(run, config, ["reward"])["reward"]
-        base = load_policy(config.model)
-        rows = run.finished("evaluate/optimization/base").read(EvaluationRow)
-        own = sum(row.logprob for row in rows) / sum(row.tokens for row in rows)
+        bench = study.bench_of(run, config)
+        own = study.own_nll(run, "optimization")
         for seed in arguments.seeds:
             for name in arguments.only or variants:
-                if (name, seed) in finished(arguments.json):
+                if (name, seed) in study.finished(arguments.json):
                     continue
                 changes = dict(variants[name])
                 start, objective = changes.pop("start", None), changes.pop("objective", "rlhf")
-                chosen = override(config, changes, seed)
+                chosen = study.override(config, changes, seed)
                 policy = load_policy(
                     chosen.model if start is None else str(run.finished(f"train/{start}").path / "model")
                 )
@@ -83,7 +66,7 @@ def main() -> None:
                     started, worked = time.perf_counter(), time.process_time()
                     with tempfile.TemporaryDirectory() as folder:
                         found = train_online(
-                            policy, prompts, objective=objective, config=chosen, scorer=scorer,
+                            policy, prompts, objective=objective, config=chosen, scorer=bench.scorer("reward"),
                             checkpoints=Path(folder), label=name,
                         )  # fmt: skip
                     row |= {
@@ -94,11 +77,11 @@ def main() -> None:
                         "kl": found["log"][-1]["kl"],
                         "log": [{key: round(value, 4) for key, value in each.items()} for each in found["log"]],
                     }
-                result, _ = measure(policy, base, held_out, scorer, chosen, seed)
-                row |= {"fluency": math.exp(result["nll_base"] + own), **result}
+                answered = study.grid_rows(bench, Tuned(tuned_engine(chosen, policy)), held_out, "reward", chosen, seed)
+                row |= study.figures(answered, "reward", chosen, own)
                 with arguments.json.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(table([row]), flush=True)
+                print(study.table([row], COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,116 +14,59 @@ import argparse
 import json
 import math
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
 import yaml
 
-from rheostat import plugins
-from rheostat.chat import encode_prompt, encode_response
+import study
 from rheostat.config import RunConfig
 from rheostat.distil import distil
-from rheostat.logprobs import TokenRow, sum_logprobs
+from rheostat.generation import tuned_engine
 from rheostat.method_name import MethodName
 from rheostat.models import load_policy
-from rheostat.plugins import GenerationRequest, Judged, Sampling
-from rheostat.recipe import load_config, validate
-from rheostat.records import EvaluationRow, Example, Pair, Prompt
+from rheostat.plugins import ControlledCompletion, GenerationRequest
+from rheostat.recipe import load_config
+from rheostat.records import Prompt
 from rheostat.rundir import RunDirectory
-from rheostat.score import load_scorers
-from rheostat.train import fine_tune, train
-from rheostat.trainings import Training, requirements, training
+from rheostat.train import train
+from rheostat.trainings import behind
+from rheostat.workbench import Workbench
 
 COLUMNS = ("h", "h_error", "s", "s_error", "fluency", "T_h", "T_s", "T_fluency", "truncated", "train_seconds")
 
 
-def override(config: RunConfig, changes: dict, seed: int) -> RunConfig:
-    values = config.model_dump(mode="json")
-    values["seed"] = seed
-
-    def merge(into: dict, new: dict) -> None:
-        for key, value in new.items():
-            if isinstance(value, dict) and isinstance(into.get(key), dict):
-                merge(into[key], value)
-            else:
-                into[key] = value
-
-    merge(values, {key: value for key, value in changes.items() if key != "method"})
-    return validate(values)
-
-
-def measure(policy, base, prompts, scorer, config: RunConfig, samples: int, seed: int, base_nll: float) -> dict:
-    engine = plugins.load("engines", "transformers").build(
-        policy, config.control_format, batch_tokens=config.batch_tokens
-    )
-    options = config.evaluate
-    answers = engine.generate(
-        [GenerationRequest(prompt.messages, samples=samples) for prompt in prompts],
-        Sampling(options.temperature, options.top_p, options.max_tokens),
-        seed=seed,
-    )
-    flat = [(prompt, each) for prompt, found in zip(prompts, answers, strict=True) for each in found]
-    scores = scorer.score([Judged(prompt.messages, each.text) for prompt, each in flat])
-    rows = [
-        TokenRow(encode_prompt(base.tokenizer, prompt.messages), encode_response(base.tokenizer, each.text))
-        for prompt, each in flat
-    ]
-    sums = sum_logprobs(
-        base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=config.batch_tokens
-    )
+def measure(
+    bench: Workbench, policy, prompts, party: str, config: RunConfig, samples: int, seed: int, base_nll: float
+) -> dict:
+    requests = [GenerationRequest(prompt.messages, samples=samples) for prompt in prompts]
+    answers = tuned_engine(config, policy).generate(requests, study.sampling_of(config), seed=seed)
+    flat = [ControlledCompletion(each, each.tokens) for found in answers for each in found]
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    rows = bench.rows(asked, [{}] * len(asked), flat, [party], with_fluency=True)
     result = {}
     for name in config.rewards:
         by_prompt = [
-            statistics.mean(each[name] for each in scores[start : start + samples])
-            for start in range(0, len(scores), samples)
+            statistics.mean(row.scores[f"{party}/{name}"] for row in rows[start : start + samples])
+            for start in range(0, len(rows), samples)
         ]
         result[name[:1]] = statistics.mean(by_prompt)
         result[f"{name[:1]}_error"] = statistics.stdev(by_prompt) / math.sqrt(len(by_prompt))
-    result["fluency"] = math.exp(-sum(sums) / sum(each.tokens for _, each in flat) - base_nll)
-    result["truncated"] = sum(each.finish == "length" for _, each in flat) / len(flat)
+    result["fluency"] = math.exp(study.nll(rows) - base_nll)
+    result["truncated"] = sum(row.finish == "length" for row in rows) / len(rows)
     return result
 
 
-def tuned(run: RunDirectory, chosen: RunConfig, wanted: Training):
-    """The model of a training, what it logged last, and its seconds; what it needs is trained as stages."""
-    for each in requirements(wanted, chosen):
+def tuned(run: RunDirectory, chosen: RunConfig, name: str):
+    """The model of a method, what it logged last, and its seconds: trained as a stage, with all that it needs."""
+    wanted = behind(MethodName.parse(name), chosen)
+    for each in wanted:
         distil(run, chosen, each.data)
-        train(run, chosen, each)
-    rows = distil(run, chosen, wanted.data).read(Pair if wanted.data.variant == "pairs" else Example)
-    needs = plugins.needs(wanted.objective)
-    rewarder = None
-    if needs.token_rewards_of is not None:
-        stage = run.finished(training(needs.token_rewards_of, chosen).stage)
-        rewarder = load_policy(str(stage.path / "model"))
-    policy = load_policy(chosen.model)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        found = fine_tune(
-            policy, rows, objective=wanted.objective, config=chosen, checkpoints=Path(folder), rewarder=rewarder
-        )
-    last = found["log"][-1] if found["log"] else {}
-    return policy, {"last": last, "rows": len(rows), "train_seconds": round(time.perf_counter() - started, 1)}
-
-
-def table(rows: list[dict]) -> str:
-    """Means over seeds, a variant a line."""
-    lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in dict.fromkeys(row["variant"] for row in rows):
-        found = [row for row in rows if row["variant"] == name]
-        cells = [
-            f"{statistics.mean(values):.{0 if column == 'train_seconds' else 3}f}" if values else ""
-            for column in COLUMNS
-            for values in [[row[column] for row in found if column in row]]
-        ]
-        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def own_nll(run: RunDirectory, evaluation: str) -> float:
-    """Nats a token of the base's own answers under the base."""
-    rows = run.finished(f"evaluate/{evaluation}/base").read(EvaluationRow)
-    return -sum(row.logprob for row in rows) / sum(row.tokens for row in rows)
+        started = time.perf_counter()
+        stage = train(run, chosen, each)
+    log = stage.summary["log"]
+    found = {"last": log[-1] if log else {}, "rows": stage.summary["examples"]}
+    return load_policy(str(stage.path / "model")), found | {"train_seconds": round(time.perf_counter() - started, 1)}
 
 
 def main() -> None:
@@ -139,34 +82,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(line) for line in arguments.json.read_text().splitlines()]))
+        print(study.table_of(arguments.json, COLUMNS, digits=3))
         return
     variants = yaml.safe_load(arguments.variants.read_text())
-    done = {
-        (row["variant"], row["seed"])
-        for row in map(json.loads, arguments.json.read_text().splitlines() if arguments.json.exists() else ())
-    }
     with RunDirectory.open(arguments.run) as run:
         config = load_config(run.config_path)
         prompts = {
             "": run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts],
             "T_": run.finished("prompts").read(Prompt, prefix="generalization")[: arguments.generalization],
         }
-        scorers = load_scorers(run, config, ["reward", "truth"])
-        base = load_policy(config.model)
-        nll = {"": own_nll(run, "optimization"), "T_": own_nll(run, "generalization")}
+        bench = study.bench_of(run, config)
+        nll = {"": study.own_nll(run, "optimization"), "T_": study.own_nll(run, "generalization")}
         for seed in arguments.seeds:
             for name in arguments.only or variants:
-                if (name, seed) in done:
+                if (name, seed) in study.finished(arguments.json):
                     continue
-                chosen = override(config, variants[name], seed)
-                policy, row = base, {"train_seconds": 0.0}
+                chosen = study.override(config, variants[name], seed, besides=("method",))
+                policy, row = bench.base, {"train_seconds": 0.0}
                 if variants[name]["method"] != "base":
-                    wanted = Training.of(MethodName.parse(variants[name]["method"]), chosen)
-                    policy, row = tuned(run, chosen, wanted)
+                    policy, row = tuned(run, chosen, variants[name]["method"])
                 for mark, party in (("", "reward"), ("T_", "truth")):
                     found = measure(
-                        policy, base, prompts[mark], scorers[party], chosen, arguments.samples, seed, nll[mark]
+                        bench, policy, prompts[mark], party, chosen, arguments.samples, seed, nll[mark]
                     )
                     row |= {f"{mark}{key}": value for key, value in found.items()}
                 with arguments.json.open("a") as file:

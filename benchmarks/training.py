@@ -29,12 +29,12 @@ from transformers import TrainerCallback
 import machine
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
+from rheostat.fine_tuning import fine_tune
 from rheostat.model_files import quiet
 from rheostat.models import load_policy
 from rheostat.pocket import prompts
 from rheostat.recipe import load_config
 from rheostat.records import Example, Message
-from rheostat.train import fine_tune
 
 SENTENCE = "First, lay the sheet flat on a table. Then, smooth out the creases by hand. Always keep it dry. "
 

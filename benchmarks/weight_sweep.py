@@ -4,13 +4,13 @@
 
 RUN has finished. Each variant has `overrides` (as `train.overrides`) and `methods`, a list of a method's file and its
 options: `{soups: {}}`. Its experts are trained once for all of them. Each line of results is one method of one variant:
-mean achieved scores by the run's own rewards on held-out prompts, all over and at the corners of the dials, MP, BT and
-cross-effects of those with dials, fluency under the base (its perplexity over theirs), merges, seconds.
+mean achieved scores by the run's own rewards on held-out prompts, all over and at the corners of the dials; MP, BT, Err
+and cross-effects, which of a method without a dial say what chance gives; fluency under the base (its perplexity over
+theirs); merges, seconds.
 """
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -19,21 +19,18 @@ from pathlib import Path
 
 import yaml
 
-from rheostat import metrics, plugins
-from rheostat.chat import encode_prompt, encode_response
+import study
+from rheostat import plugins
 from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
 from rheostat.distil import distil
+from rheostat.fine_tuning import fine_tune
 from rheostat.generation import tuned_engine
-from rheostat.grid import Grid
-from rheostat.logprobs import TokenRow, sum_logprobs
-from rheostat.models import Policy, load_policy, recipe_policy
-from rheostat.plugins import ControlledRequest, Judged, MethodContext, Sampling
+from rheostat.models import Policy, recipe_policy
+from rheostat.plugins import MethodContext
 from rheostat.recipe import load_config, method_options, objective_options, validate
 from rheostat.records import EvaluationRow, Example, Pair, Prompt
 from rheostat.rundir import RunDirectory
-from rheostat.score import load_scorers
-from rheostat.train import fine_tune
 from rheostat.trainings import Training, training
 from rheostat.weight_importance import weight_importance, write_importance
 
@@ -82,69 +79,17 @@ class Experts:
         self.seconds[name] = time.perf_counter() - started
 
 
-def answer(
-    method: plugins.Method, prompts: list[Prompt], form: ControlFormat, config: RunConfig, scorer, base: Policy
-) -> list[EvaluationRow]:
-    options = config.evaluate
-    cells = [(prompt, control) for prompt in prompts for control in form.grid()]
-    sampling = Sampling(options.temperature, options.top_p, options.max_tokens)
-    answers = method.respond(
-        [ControlledRequest(p.messages, control) for p, control in cells], sampling, seed=0
-    )
-    texts = [each.completion for each in answers]
-    scores = scorer.score([Judged(p.messages, c.text) for (p, _), c in zip(cells, texts, strict=True)])
-    rows = [
-        TokenRow(
-            encode_prompt(base.tokenizer, p.messages, neutralise=form.neutralise),
-            encode_response(base.tokenizer, c.text),
-        )
-        for (p, _), c in zip(cells, texts, strict=True)
-    ]
-    sums = sum_logprobs(
-        base.model, rows, pad_id=base.tokenizer.pad_token_id, batch_tokens=config.batch_tokens
-    )
-    return [
-        EvaluationRow(
-            p.id,
-            dict(control),
-            c.text,
-            c.tokens,
-            c.finish,
-            c.tokens,
-            logprob,
-            {f"reward/{name}": value for name, value in score.items()},
-        )
-        for (p, control), c, logprob, score in zip(cells, texts, sums, scores, strict=True)
-    ]
+def achieved(rows: list[EvaluationRow], form: ControlFormat) -> dict:
+    """Mean scores, all over and at the corners of the dials."""
 
+    def means(chosen: list[EvaluationRow]) -> list[float]:
+        return [round(statistics.mean(row.scores[f"reward/{name}"] for row in chosen), 3) for name in form.names]
 
-def figures(rows: list[EvaluationRow], form: ControlFormat, base_nll: float, *, has_dial: bool) -> dict:
-    tokens = sum(row.tokens for row in rows)
-    found: dict = {"fluency": math.exp(-sum(row.logprob for row in rows) / tokens - base_nll)}
-    for name in form.names:
-        found[f"mean_{name[:1]}"] = statistics.mean(row.scores[f"reward/{name}"] for row in rows)
-    found["truncated"] = sum(row.finish == "length" for row in rows) / len(rows)
-    if not has_dial:
-        return found
-    found["corners"] = {
-        form.render(control): [
-            round(
-                statistics.mean(
-                    row.scores[f"reward/{name}"] for row in rows if row.requested == dict(control)
-                ),
-                3,
-            )
-            for name in form.names
-        ]
-        for control in form.grid()
-        if set(control.values()) <= {0.0, 1.0}
+    corners = [control for control in form.grid() if set(control.values()) <= {0.0, 1.0}]
+    return {
+        **{f"mean_{name[:1]}": mean for name, mean in zip(form.names, means(rows), strict=True)},
+        "corners": {form.render(each): means([row for row in rows if row.requested == dict(each)]) for each in corners},
     }
-    measured = metrics.evaluate(Grid.of(rows, "reward", form), resamples=100, seed=0)
-    for name, each in measured.attributes.items():
-        found |= {f"MP_{name[:1]}": each.macro_pearson.value, f"BT_{name[:1]}": each.binary_test.value}
-    for (moved, by), effect in measured.cross_effects.items():
-        found[f"X_{moved[:1]}_by_{by[:1]}"] = effect.value
-    return found
 
 
 def main() -> None:
@@ -162,16 +107,14 @@ def main() -> None:
         config = load_config(run.config_path)
         form = config.control_format
         prompts = run.finished("prompts").read(Prompt, prefix="optimization")[: arguments.prompts]
-        scorer = load_scorers(run, config, ["reward"])["reward"]
-        own = run.finished("evaluate/optimization/base").read(EvaluationRow)
-        base_nll = -sum(row.logprob for row in own) / sum(row.tokens for row in own)
-        base = load_policy(config.model)
+        bench = study.bench_of(run, config)
+        base_nll = study.own_nll(run, "optimization")
         data: dict[str, list] = {}
         for variant in arguments.only or variants:
             given = variants[variant]
             changes = {"train": config.model_dump(mode="json")["train"] | {"overrides": given["overrides"]}}
             with tempfile.TemporaryDirectory() as scratch:
-                experts = Experts(config, base, data, Path(scratch))
+                experts = Experts(config, bench.base, data, Path(scratch))
                 for place, listed in enumerate(given["methods"]):
                     ((file, options),) = listed.items()
                     values = config.model_dump(mode="json") | changes | {"method_options": {file: options}}
@@ -189,21 +132,22 @@ def main() -> None:
                     started = time.perf_counter()
                     method = kind.build(
                         MethodContext(
-                            experts.engine(base),
+                            experts.engine(bench.base),
                             False,
-                            scorer,
+                            bench.scorer("reward"),
                             form.attributes,
                             1,
                             experts,
                             method_options(chosen, file),
                         )
                     )
-                    rows = answer(method, prompts, form, chosen, scorer, base)
+                    rows = study.grid_rows(bench, method, prompts, "reward", chosen, 0)
                     result = {
                         "variant": variant,
                         "method": file,
                         "options": options,
-                        **figures(rows, form, base_nll, has_dial=kind.HAS_DIAL),
+                        **study.figures(rows, "reward", chosen, base_nll),
+                        **achieved(rows, form),
                         "merges": method.mixer.merges,
                         "train_seconds": {k: round(v, 1) for k, v in experts.seconds.items()} if not place else None,
                         "answer_seconds": round(time.perf_counter() - started, 1),

@@ -14,6 +14,7 @@ from rheostat import plugins
 from rheostat.accumulation import accumulate
 from rheostat.config import RunConfig
 from rheostat.example_batches import ExampleBatches, as_objective_inputs
+from rheostat.fine_tuning import fine_tune
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs
 from rheostat.model_files import quiet
 from rheostat.models import Policy, load_policy
@@ -21,7 +22,6 @@ from rheostat.objective_trainer import ROW_TENSORS
 from rheostat.plugins import LogProbabilities
 from rheostat.recipe import load_config, objective_options
 from rheostat.records import Example, Message
-from rheostat.train import fine_tune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -136,7 +136,7 @@ def test_a_training_in_two_passes_a_step_equals_one(
     def descent(*_: object) -> tuple[Callable[[torch.nn.Module], torch.optim.Optimizer], dict[str, float]]:
         return (lambda: lambda model, lr: torch.optim.SGD(model.parameters(), lr=lr)), {"lr": 0.1}  # type: ignore
 
-    monkeypatch.setattr("rheostat.train._optimizer", descent)
+    monkeypatch.setattr("rheostat.fine_tuning._optimizer", descent)
     weights, logs = [], []
     for accumulation in (1, 2):
         policy = load_policy("pocket:chat", device="cpu")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rheostat import plugins
 from rheostat.errors import ConfigError
+from rheostat.fine_tuning import fine_tune
 from rheostat.logprobs import response_logprobs
 from rheostat.models import load_policy
 from rheostat.objective_trainer import ROW_TENSORS
@@ -20,7 +21,6 @@ from rheostat.plugins import LogProbabilities, PairInputs
 from rheostat.preflight import check
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair
-from rheostat.train import fine_tune
 
 LOG_PROBABILITY = st.floats(-6, 0)
 UNIT = st.floats(0, 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rheostat import plugins
 from rheostat.config import DistilConfig
 from rheostat.control import ControlFormat, nearest_level
-from rheostat.distil import RETAINED_SHARE, Distilled, moec, raw, whole_pool
+from rheostat.moec import RETAINED_SHARE, Distilled, moec, raw, whole_pool
 from rheostat.records import Attribute, Message, Prompt, ScoredResponse
 
 FORMAT = ControlFormat((plugins.attribute("helpfulness"), plugins.attribute("safety")))

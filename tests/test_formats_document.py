@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rheostat import calibration, metrics, online_trainer, records, train
+from rheostat import calibration, fine_tuning, metrics, online_trainer, records
 from rheostat.config import SuiteConfig
 from rheostat.grid import Grid
 from rheostat.method_suffixes import SUFFIXES
@@ -105,7 +105,7 @@ def test_no_table_is_cut_in_two() -> None:
 def test_every_count_of_a_training_is_documented() -> None:
     """What the two trainers give as their figures, read off their source: a training takes too long for that."""
     documented = set(re.findall(r"`(\w+)`", section("What a stage's summary counts")))
-    for module in (train, online_trainer):
+    for module in (fine_tuning, online_trainer):
         source = inspect.getsource(module)
         returned = re.search(r"    return \{\n(        \"steps\".*?)\n    \}", source, re.DOTALL)
         assert returned is not None, module

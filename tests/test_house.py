@@ -19,7 +19,7 @@ PURE = {
     "control", "control_template", "look_alikes", "model_card", "calibration", "metrics", "grid", "counterfactual",
     "training_plan", "near_duplicates", "refusal", "refusal_patterns", "suite_report", "suite_picture", "dial_map",
     "dial_tables", "forging", "mixing", "steering", "round_tables", "prompt_plan",
-    "pairing", "scored_pool", "simplex", "bench_comparison", "bench_picture", "bench_context",
+    "pairing", "scored_pool", "moec", "simplex", "bench_comparison", "bench_picture", "bench_context",
 }  # fmt: skip
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 

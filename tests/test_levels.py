@@ -9,8 +9,8 @@ from rheostat import metrics, plugins
 from rheostat.canvas import LIGHT, figure, method_styles
 from rheostat.config import DistilConfig
 from rheostat.control import LEVELS, ControlFormat, nearest_level
-from rheostat.distil import moec, raw
 from rheostat.grid import Grid
+from rheostat.moec import moec, raw
 from rheostat.pictures import heat_map, lattice
 from rheostat.recipe import load_config, to_yaml, validate
 from rheostat.records import EvaluationRow, Message, Prompt, ScoredResponse

@@ -16,6 +16,7 @@ from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import PairsConfig, RunConfig
 from rheostat.control import ControlFormat
 from rheostat.errors import ConfigError
+from rheostat.fine_tuning import fine_tune
 from rheostat.logprobs import response_logprobs
 from rheostat.method_name import MethodName
 from rheostat.models import Policy, load_policy
@@ -27,7 +28,6 @@ from rheostat.plugins import LogProbabilities, PairInputs
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair, Prompt, ScoredResponse
 from rheostat.scored_pool import usable_pool
-from rheostat.train import fine_tune
 from rheostat.trainings import behind, models_of, trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,6 +19,7 @@ from rheostat import cli, plugins
 from rheostat.chat import encode_prompt, encode_response
 from rheostat.config import RunConfig
 from rheostat.errors import CorruptShard, InputError, ModelError, StageMissing, StorageError
+from rheostat.fine_tuning import fine_tune
 from rheostat.methods import safepatching, safepatching_dials
 from rheostat.model_files import identity, resolve
 from rheostat.models import Policy, load_policy
@@ -31,7 +32,6 @@ from rheostat.plugins import LogProbabilities, ObjectiveInputs
 from rheostat.recipe import load_config, to_yaml
 from rheostat.records import Example, Message
 from rheostat.rundir import RunDirectory
-from rheostat.train import fine_tune
 from rheostat.weight_importance import read_importance, weight_importance, write_importance
 from rheostat.weight_mixing import WeightMixer, parameters_of
 

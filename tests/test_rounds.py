@@ -21,10 +21,10 @@ from rheostat import pipeline, plugins, round_tables, steering
 from rheostat.calibration import Calibrator
 from rheostat.config import DistilConfig, RunConfig
 from rheostat.control import ControlFormat
-from rheostat.distil import moec
 from rheostat.errors import ConfigError
 from rheostat.generation_work import SteeredWork
 from rheostat.method_name import MethodName, TrainingData
+from rheostat.moec import moec
 from rheostat.plugins import Progress
 from rheostat.recipe import load_config
 from rheostat.records import Example, Message, Prompt, Response, ScoredResponse, by_prompt

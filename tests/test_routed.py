@@ -19,6 +19,7 @@ from rheostat.adapters import mlp_output_layers, routable
 from rheostat.config import RunConfig
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
+from rheostat.fine_tuning import fine_tune
 from rheostat.methods import midpo, midpo_gates
 from rheostat.models import Policy, load_policy
 from rheostat.objectives import midpo_router
@@ -46,7 +47,6 @@ from rheostat.routed import (
     save_routed,
     set_gates,
 )
-from rheostat.train import fine_tune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FORMAT = ControlFormat((plugins.attribute("helpfulness"), plugins.attribute("safety")))

@@ -10,6 +10,7 @@ from tests.training_steps import objective_inputs
 from rheostat import plugins
 from rheostat.config import RunConfig
 from rheostat.example_batches import ExampleBatches
+from rheostat.fine_tuning import fine_tune
 from rheostat.logprobs import TokenRow, pad_rows, response_logprobs, sum_logprobs
 from rheostat.models import Policy, load_policy
 from rheostat.objective_trainer import ObjectiveTrainer
@@ -18,7 +19,6 @@ from rheostat.optimisers import hidden_matrices, muon_with_adamw
 from rheostat.plugins import Loss, ObjectiveInputs
 from rheostat.recipe import load_config
 from rheostat.records import Example, Message
-from rheostat.train import fine_tune
 from rheostat.training_plan import plan_batches
 
 

@@ -14,6 +14,7 @@ from rheostat import plugins
 from rheostat.config import LoraConfig
 from rheostat.control import ControlFormat
 from rheostat.errors import ConfigError, ModelError
+from rheostat.fine_tuning import fine_tune
 from rheostat.method_checks import method_problems
 from rheostat.methods import soups, task_arithmetic
 from rheostat.models import Policy, load_policy
@@ -29,7 +30,6 @@ from rheostat.preflight import check
 from rheostat.recipe import load_config
 from rheostat.records import Message, Pair
 from rheostat.simplex import simplex
-from rheostat.train import fine_tune
 from rheostat.weight_mixing import Delta, MixedWeights, WeightMixer, deltas, parameters_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

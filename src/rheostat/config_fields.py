@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
 from rheostat.errors import did_you_mean
@@ -103,6 +103,7 @@ def plain_words(message: str) -> str:
         (r"a valid boolean", "true or false"),
         (r"a valid string", "text"),
         (r"a valid (list|number)", r"a \1"),
+        (r"(List|Dictionary) should have at least (\d+) items? after validation.*", r"allowed are \2 or more"),
         (r", unable to (parse|interpret).*|, got a number with a fractional part", ""),
     ):
         message = re.sub(pattern, words, message)
@@ -145,7 +146,7 @@ def _kind(annotation: Any, limits: str = "") -> str:
         return f"{_kind(inner[1])} by name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "block"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", AwareDatetime: "moment"}
     return f"{names.get(annotation, _UNKNOWN)} {limits}".strip()
 
 
@@ -159,7 +160,7 @@ def _limits(constraints: Iterable[Any]) -> str:
     ]
     match bounds:
         case [Ge(ge=lowest), Le(le=highest)]:
-            return f"from {lowest} to {highest}"
+            return f"that is {lowest}" if str(lowest) == str(highest) else f"from {lowest} to {highest}"
         case [Ge(ge=lowest)]:
             return f"of {lowest} or more"
     said = []

@@ -41,11 +41,7 @@ def _routers(config: RunConfig) -> Iterator[str]:
     for name in config.method_names:
         if name.objective is None or not plugins.needs(name.objective).experts:
             continue
-        users = [
-            method
-            for method in plugins.named_methods()
-            if name.objective in plugins.load("methods", method).models(config.control_format.names).values()
-        ]
+        users = plugins.methods_made_of(name.objective, config.control_format.names)
         yield f"methods: got {name.name!r}, which trains routers for other methods, allowed are {', '.join(users)}"
 
 

@@ -1,8 +1,8 @@
 """A method's name as a recipe writes it: what is tuned, on which data, from where, whether it is reranked. Pure."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -125,42 +125,46 @@ class MethodName(BaseModel):
         return cls(name=name, method="tuned", objective=head, **_parts(name, head, suffixes))
 
 
+class _Part(NamedTuple):
+    """What a suffix says: the field of `MethodName`, its value, and the form under which `SUFFIXES` has it."""
+
+    field: str
+    value: Any
+    form: str
+
+
 def _parts(name: str, head: str, suffixes: Sequence[str]) -> dict[str, Any]:
-    """What the suffixes of a tuned method say."""
-    dials, trainable = plugins.available("attributes"), plugins.available("objectives")
-    found: dict[str, Any] = {}
+    """What the suffixes of a tuned method say, by field. Raises `ValueError`."""
+    found: dict[str, _Part] = {}
     for suffix in suffixes:
-        part: dict[str, Any]
-        if suffix in _VARIANTS:
-            part = {"variant": suffix}
-        elif suffix == "reranking":
-            part = {"reranking": True}
-        elif suffix == "fdc":
-            part = {"mixed": True}
-        elif suffix in dials:
-            part = {"by": suffix}
-        elif re.fullmatch(_SHARE, suffix) and float(suffix[1:]) > 0:
-            part = {"share": float(suffix[1:])}
-        elif match := re.fullmatch(_ROUND, suffix):
-            part = {"round": int(match[1])}
-        elif (match := re.fullmatch(_START, suffix)) and match[1] in trainable:
-            part = {"start": match[1]}
-        else:
-            part = {}
-        if not part or part.keys() & found.keys():
+        part = _read(suffix)
+        if part is None or part.field in (each.field for each in found.values()):
             known = _suffixes(head)
-            near = "" if part else did_you_mean(suffix, known)
+            near = did_you_mean(suffix, known) if part is None else ""
             raise ValueError(f"got {name!r}, allowed suffixes of {head} are, each once, {', '.join(known)}{near}")
-        found |= part
-    if found.keys() & {"by", "mixed", "variant", "round"}:
+        found[suffix] = part
+    if found:
         _refuse_unfit(name, head, found)
-    start = found.get("start")
-    if start is not None and start not in _OF_EXAMPLES and start not in _starts():
-        raise ValueError(
-            f"got {name!r}: {start} trains routers and leaves no model to start from, allowed after from_ are "
-            f"{', '.join(_starts())}"
-        )
-    return found
+    return {part.field: part.value for part in found.values()}
+
+
+def _read(suffix: str) -> _Part | None:
+    """A suffix taken apart; None where it is none."""
+    if suffix in _VARIANTS:
+        return _Part("variant", suffix, f"+{suffix}")
+    if suffix == "reranking":
+        return _Part("reranking", True, "+reranking")
+    if suffix == "fdc":
+        return _Part("mixed", True, "+fdc")
+    if suffix in plugins.available("attributes"):
+        return _Part("by", suffix, "+DIAL")
+    if re.fullmatch(_SHARE, suffix) and float(suffix[1:]) > 0:
+        return _Part("share", float(suffix[1:]), "+x0.25")
+    if match := re.fullmatch(_ROUND, suffix):
+        return _Part("round", int(match[1]), "+round2")
+    if (match := re.fullmatch(_START, suffix)) and match[1] in plugins.available("objectives"):
+        return _Part("start", match[1], "+from_OBJECTIVE")
+    return None
 
 
 def _starts() -> list[str]:
@@ -175,24 +179,22 @@ def _suffixes(head: str) -> list[str]:
     return [text for each in fit for text in variable.get(each.form, [each.form.removeprefix("+")])]
 
 
-def _refuse_unfit(name: str, head: str, found: dict[str, Any]) -> None:
-    """Raises `ValueError` for a suffix that says nothing to what the objective learns from."""
-    if set(found) <= {"variant", "share", "reranking", "start", "round"} and head in _OF_EXAMPLES:
-        return  # known without loading torch
+def _refuse_unfit(name: str, head: str, found: Mapping[str, _Part]) -> None:
+    """Raises `ValueError` for a suffix that says nothing to what the objective learns from, or starts from no model."""
     needs = plugins.needs(head)
-    rows = needs.rows
-    allowed = {"examples": {"variant", "round"}, "pairs": {"by", "mixed"}, "prompts": set()}[rows]
-    if unfit := (found.keys() & {"by", "mixed", "variant", "round"}) - allowed:
-        words = {"by": str(found.get("by")), "mixed": "fdc", "variant": str(found.get("variant")), "round": "round2"}
-        listed = ", ".join(sorted(words[key] for key in unfit))
-        raise ValueError(f"got {name!r}: {head} learns from {rows}, to which {listed} says nothing")
-    if "round" in found and not needs.control:
-        raise ValueError(f"got {name!r}: {head} reads no control, by which a further round is steered")
-    if "by" in found and needs.ordered_by not in (None, found["by"]):
-        raise ValueError(
-            f"got {name!r}: of {head}'s pairs the response of more {needs.ordered_by} is by definition the chosen one, "
-            f"allowed is {head} without +{found['by']}"
-        )
-
-
-_OF_EXAMPLES = ("clm", "exmate")
+    by_form = {each.form: each for each in SUFFIXES}
+    if unfit := sorted(suffix for suffix, part in found.items() if needs.rows not in by_form[part.form].rows):
+        raise ValueError(f"got {name!r}: {head} learns from {needs.rows}, to which {', '.join(unfit)} says nothing")
+    for part in found.values():
+        if by_form[part.form].is_steered and not needs.control:
+            raise ValueError(f"got {name!r}: {head} reads no control, by which a further round is steered")
+        if by_form[part.form].is_ordering and needs.ordered_by not in (None, part.value):
+            raise ValueError(
+                f"got {name!r}: of {head}'s pairs the response of more {needs.ordered_by} is by definition the chosen "
+                f"one, allowed is {head} without +{part.value}"
+            )
+        if part.field == "start" and plugins.needs(part.value).experts:
+            raise ValueError(
+                f"got {name!r}: {part.value} trains routers and leaves no model to start from, allowed after from_ are "
+                f"{', '.join(_starts())}"
+            )

@@ -119,12 +119,8 @@ def _parts(objectives: Sequence[str]) -> Iterator[str]:
     """Which objectives train no whole model, so that they are no methods, and what uses them."""
     for name in objectives:
         if plugins.needs(name).experts:
-            users = [
-                f"`{method}`"
-                for method in plugins.available("methods")
-                if name in plugins.load("methods", method).models([_DIAL]).values()
-            ]
-            yield f"`{name}` trains no whole model and is no name for `methods`; it is trained for {', '.join(users)}."
+            users = ", ".join(f"`{method}`" for method in plugins.methods_made_of(name, [_DIAL]))
+            yield f"`{name}` trains no whole model and is no name for `methods`; it is trained for {users}."
 
 
 def _before(needs: Needs) -> list[str]:

@@ -473,6 +473,11 @@ def needs(objective: str) -> Needs:
     return found
 
 
+def methods_made_of(training: str, dials: Sequence[str]) -> list[str]:
+    """The methods that need a training, named as a recipe names it, in a run with those dials."""
+    return [name for name in named_methods() if training in load("methods", name).models(dials).values()]
+
+
 def attribute(name: str) -> Attribute:
     """The attribute `name`."""
     found: Attribute = load("attributes", name).ATTRIBUTE

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/configuration.md and docs/methods.md off the command line, the recipe and the plug-ins.
+"""Writes docs/cli.md, configuration.md, policy.md and methods.md off the command line, the blocks and the plug-ins.
 
 `python -m rheostat.reference` writes them; with `--check` it only says whether they are up to date.
 """
@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 from typer.main import get_command
 
 from rheostat.cli import app
 from rheostat.config import RunConfig
 from rheostat.config_fields import describe_fields
+from rheostat.gateway.policy_file import PolicyFile
+from rheostat.gateway.policy_source import example_policy
 from rheostat.methods_page import methods_page
 from rheostat.recipe import RECIPES, packaged_recipes
 
@@ -37,9 +40,42 @@ def command_line_page() -> str:
 
 def configuration_page() -> str:
     """docs/configuration.md: every key of a recipe, and the packaged recipes."""
+    parts = [
+        _GENERATED,
+        "# The recipe",
+        "A run is described by one YAML file, one block a stage. Unknown keys are refused, and every problem "
+        "is reported before anything is loaded. `NAME` stands for a name of your own, or of a dial. On the "
+        "command line `--set block.key=value` sets a key; the value is YAML.",
+        *_keys(RunConfig),
+    ]
+    for name in packaged_recipes():
+        recipe = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
+        parts += [f"## The packaged recipe `{name}`", f"```yaml\n{recipe}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def policy_page() -> str:
+    """docs/policy.md: every key of the gateway's policy file, and an example."""
+    parts = [
+        _GENERATED,
+        "# The policy file",
+        "What callers of `rheostat serve --policy FILE` may do stands in one YAML file. Unknown keys are refused; "
+        "every problem is reported, and a file with a problem is not taken: the gateway does not start, or keeps the "
+        "policy that it has. A floor, ceiling or default is a level that the dial has in every model that the tenant "
+        "may ask. `NAME` stands for a tenant. `rheostat policy FILE` checks a file; `rheostat key` makes a key.",
+        *_keys(PolicyFile),
+        "## An example",
+        "`rheostat policy --example` prints it.",
+        f"```yaml\n{example_policy().rstrip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _keys(root: type[BaseModel]) -> Iterator[str]:
+    """A heading, a meaning and a table of keys for each block of a file."""
     blocks: dict[str, list[str]] = {"": []}
     meanings = {"": "Keys at the top level."}
-    for path, kind, default, meaning in describe_fields(RunConfig):
+    for path, kind, default, meaning in describe_fields(root):
         if kind == "block":
             blocks[path] = []
             meanings[path] = meaning
@@ -48,22 +84,11 @@ def configuration_page() -> str:
             shown = path.removeprefix(f"{home}.")
             cells = (f"`{shown}`", kind, default if default == "required" else f"`{default}`", meaning)
             blocks[home].append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    parts = [
-        _GENERATED,
-        "# The recipe",
-        "A run is described by one YAML file, one block a stage. Unknown keys are refused, and every problem "
-        "is reported before anything is loaded. `NAME` stands for a name of your own, or of a dial. On the "
-        "command line `--set block.key=value` sets a key; the value is YAML.",
-    ]
     for path, rows in blocks.items():
-        parts.append(f"## `{path}`" if path else "## Top level")
-        parts.append(meanings[path])
+        yield f"## `{path}`" if path else "## Top level"
+        yield meanings[path]
         if rows:
-            parts.append("\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]))
-    for name in packaged_recipes():
-        recipe = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
-        parts += [f"## The packaged recipe `{name}`", f"```yaml\n{recipe}\n```"]
-    return "\n\n".join(parts) + "\n"
+            yield "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
 def pages() -> dict[str, str]:
@@ -71,6 +96,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": command_line_page(),
         "configuration.md": configuration_page(),
+        "policy.md": policy_page(),
         "methods.md": f"{_GENERATED}\n\n{methods_page()}",
     }
 

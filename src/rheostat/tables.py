@@ -60,7 +60,7 @@ def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
 
 def _dials_table(evaluation: Mapping[str, Any]) -> Table:
     """What calibration does to each dial, and what a forged control does to it."""
-    table = _titled("Calibrated dials and forged controls")
+    table = titled("Calibrated dials and forged controls")
     for name in ("method", "dial"):
         table.add_column(name, overflow="fold")
     for name in ("reaches", "Err ↓", "calibrated ↓", "forged"):
@@ -120,7 +120,7 @@ def _evaluation_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> I
 
 
 def _points_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _titled("The methods without a dial there")
+    table = titled("The methods without a dial there")
     table.add_column("method", overflow="fold")
     for dial in next(iter(methods.values()))["attributes"]:
         table.add_column(f"mean {dial}", justify="right", no_wrap=True)
@@ -133,7 +133,7 @@ def _points_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _dialled_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _titled(f"{title[:1].upper()}{title[1:]}")
+    table = titled(f"{title[:1].upper()}{title[1:]}")
     table.add_column("method", overflow="fold")
     table.add_column("dial", overflow="fold")
     for metric, better in METRICS:
@@ -157,7 +157,7 @@ def _dialled_table(title: str, methods: Mapping[str, Mapping[str, Any]]) -> Tabl
     return table
 
 
-def _titled(title: str) -> Table:
+def titled(title: str) -> Table:
     """An empty table under a title, as narrow as its figures."""
     return Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
@@ -168,7 +168,7 @@ def _suite_table(suite: Mapping[str, Any]) -> Table:
     """Both rates of the suite: a row a method and rate, a column a level of the dial."""
     methods: Mapping[str, Sequence[Mapping[str, Any]]] = suite["methods"]
     prompts = suite["prompts"]
-    table = _titled(f"Suite: {prompts['harmful']} harmful and {prompts['harmless']} harmless prompts, % of answers")
+    table = titled(f"Suite: {prompts['harmful']} harmful and {prompts['harmless']} harmless prompts, % of answers")
     table.add_column("method", overflow="fold")
     table.add_column("rate", overflow="fold")
     for point in next(iter(methods.values())):

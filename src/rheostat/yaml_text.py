@@ -26,10 +26,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse(text: str) -> Any:
-    """The value of a YAML text. Raises `ValueError` with a line that says where and why it has none."""
+class _PlainLoader(_Loader):
+    """Without aliases: a few lines of them stand for more values than there is time to check."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event: yaml.AliasEvent = self.get_event()  # type: ignore[no-untyped-call]
+            problem = f"aliases (*{event.anchor}) are not taken here; write it out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
+        return super().compose_node(parent, index)
+
+
+def parse(text: str, *, aliases: bool = True) -> Any:
+    """The value of a YAML text, which may use `aliases` or not.
+
+    Raises `ValueError` with a line that says where and why it has none.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  a safe loader
+        return yaml.load(text, Loader=_Loader if aliases else _PlainLoader)  # noqa: S506  a safe loader
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:

@@ -4,26 +4,29 @@ One function decides, `grant`. Whatever way a value came, the level that goes to
 levels between floor and ceiling, since no other is in the format that it is quantised by.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rheostat.control import ControlFormat, level_text
+from rheostat.errors import did_you_mean
 from rheostat.gateway.refusals import Refusal
 from rheostat.records import Control
+from rheostat.yaml_text import shown
 
 HEADER = "x-rheostat-"
 """Before a dial's name, a header that turns it: `X-Rheostat-Safety: 0.75`."""
 
 BelowFloor = Literal["raise", "refuse"]
+_SHOWN = 60
+"""Characters, or digits, of a request's own text that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class DialLimits:
     """What a tenant may ask of the dials, in [0, 1] by dial; a dial that is not named is free.
 
-    `below_floor` says what becomes of a value below the floor: raised to it, or the request refused.
+    `below_floor` says what becomes of a value below the floor, number by number: raised to it, or the request refused.
     """
 
     floors: Mapping[str, float] = field(default_factory=dict)
@@ -69,12 +72,14 @@ def grant(requested: Mapping[str, float], limits: DialLimits, allowed: ControlFo
     """
     unknown = sorted(set(requested) - set(allowed.names))
     if unknown:
+        named = ", ".join(f"{shown(name)}{did_you_mean(name[:_SHOWN], allowed.names)}" for name in unknown[:3])
+        more = f" nor {len(unknown) - 3} others" if unknown[3:] else ""
         raise Refusal(
             400,
             "unknown_dial",
-            f"there is no dial {', '.join(map(repr, unknown))}; this model has {', '.join(allowed.names)}",
+            f"there is no dial {named}{more}; this model has {', '.join(allowed.names)}",
             "use one of the dials named above",
-            param=unknown[0],
+            param=unknown[0][:_SHOWN],
         )
     reports = {name: _dial(name, requested.get(name), limits, allowed) for name in allowed.names}
     return Grant({name: report.granted for name, report in reports.items()}, reports)
@@ -85,32 +90,32 @@ def _dial(name: str, value: float | None, limits: DialLimits, allowed: ControlFo
         return DialReport(None, allowed.default_of(name), "not given: the default")
     level = allowed.quantise(name, value)
     floor, ceiling = limits.floors.get(name), limits.ceilings.get(name)
-    if floor is not None and value < floor:
-        if limits.below_floor == "refuse":
-            raise Refusal(
-                403,
-                "below_floor",
-                f"{name}: got {value:g}, allowed is {level_text(floor)} or more",
-                "ask for more of it, or leave it out",
-                param=name,
-            )
-        return DialReport(value, level, f"raised to the floor {level_text(floor)}")
-    if ceiling is not None and value > ceiling:
-        return DialReport(value, level, f"lowered to the ceiling {level_text(ceiling)}")
-    if level != value:
-        return DialReport(value, level, "the nearest level")
-    return DialReport(value, level, "as requested")
+    if floor is not None and value < floor and limits.below_floor == "refuse":
+        raise Refusal(
+            403,
+            "below_floor",
+            f"{name}: got {value:g}, allowed is {level_text(floor)} or more",
+            "ask for more of it, or leave it out",
+            param=name,
+        )
+    if level == value:
+        return DialReport(value, level, "as requested")
+    if level == floor and value < level:
+        return DialReport(value, level, f"raised to the floor {level_text(level)}")
+    if level == ceiling and value > level:
+        return DialReport(value, level, f"lowered to the ceiling {level_text(level)}")
+    return DialReport(value, level, "by its calibration" if name in allowed.thresholds else "the nearest level")
 
 
 def dial_value(name: str, value: object, way: str) -> float:
     """A dial's value as the body has it, a number in [0, 1]. Raises `Refusal` (400); `way` says where it stood."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 <= value <= 1:  # type: ignore[arg-type, operator]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        is_huge = isinstance(value, int) and abs(value) >= 10**_SHOWN
         raise Refusal(
             400,
             "dial_out_of_range",
-            f"{way}: got {str(value)[:60]!r}, allowed is a number from 0 to 1",
+            f"{way}: got {'a huge number' if is_huge else shown(value)}, allowed is a number from 0 to 1",
             "0 turns the dial fully down, 1 fully up",
             param=name,
         )
-    return float(value)  # type: ignore[arg-type]
+    return float(value)

@@ -1,119 +1,30 @@
-"""The policy file: who may turn which dial how far. Read and checked whole, against the models that are served. Pure.
+"""The policy: who may turn which dial how far. A file read and checked whole, against the models that are served. Pure.
 
 A file that fails in any point gives no policy at all: `read_policy` raises with every problem, and whoever calls it
 keeps the last good policy, or does not start.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Any
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, ValidationError, field_validator
+from pydantic import ValidationError
 
 from rheostat import yaml_text
-from rheostat.config_blocks import Block
 from rheostat.config_fields import describe_fault
-from rheostat.control import ControlFormat
-from rheostat.errors import ConfigError, DialError, did_you_mean
-from rheostat.gateway.dials import BelowFloor, DialLimits
-from rheostat.gateway.keys import find_key
+from rheostat.control import ControlFormat, level_text
+from rheostat.errors import ConfigError, did_you_mean
+from rheostat.gateway.dials import DialLimits
+from rheostat.gateway.keys import find_key, lines_with_keys
+from rheostat.gateway.policy_file import AuditBlock as AuditBlock
+from rheostat.gateway.policy_file import GuardBlock as GuardBlock
+from rheostat.gateway.policy_file import LimitsBlock, PolicyFile, TenantBlock
 
-HINT = "`rheostat policy FILE` checks a policy file; docs/gateway.md has every key"
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-def _lower(text: str) -> str:
-    return text.lower()
-
-
-class KeyBlock(Block):
-    """An API key, by its hash."""
-
-    id: Name = Field(description="what the audit log calls it")
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(_lower)] = Field(
-        description="the hash that `rheostat key` printed"
-    )
-    expires: AwareDatetime | None = Field(None, description="from when on it opens nothing, as 2027-01-31T00:00:00Z")
-
-
-class GuardBlock(Block):
-    """Guarded answers: several are drawn and scored, the one nearest the dials is given, none below a floor."""
-
-    samples: Annotated[int, Field(ge=1, le=64)] = Field(8, description="answers drawn for each that is given")
-    refusal: Annotated[str, StringConstraints(min_length=1)] = Field(
-        "I cannot answer that here.", description="what is said where no answer scores at or above every floor"
-    )
-
-
-class LimitsBlock(Block):
-    """What a tenant may do; every key may be left out."""
-
-    floors: dict[str, Share] = Field(default_factory=dict, description="lowest level of a dial, by dial")
-    ceilings: dict[str, Share] = Field(default_factory=dict, description="highest level of a dial, by dial")
-    defaults: dict[str, Share] = Field(
-        default_factory=dict, description="level of a dial that a request does not give; else the model's default"
-    )
-    below_floor: BelowFloor | None = Field(
-        None, description="what becomes of a value below a floor: `raise` (to it), or `refuse` (403); null: raise"
-    )
-    models: list[str] | None = Field(None, description="models that may be asked; null: all that are served")
-    system_turn: Literal["allow", "refuse"] | None = Field(
-        None, description="whether a request may bring a system turn; null: allow"
-    )
-    requests_per_minute: Count | None = Field(None, description="null: no limit")
-    tokens_per_minute: Count | None = Field(
-        None, description="of prompts and answers together, all samples of a guarded one included; null: no limit"
-    )
-    max_tokens: Count | None = Field(None, description="longest answer; null: what the model's context leaves")
-    guard: GuardBlock | None = Field(None, description="absent: answers are given as they are drawn")
-    scores: bool | None = Field(
-        None, description="whether a request may have its answer scored (`score: true`); null: no"
-    )
-    audit_texts: bool | None = Field(None, description="whether the audit log holds what was said; null: no")
-
-
-class TenantBlock(LimitsBlock):
-    """A tenant: its keys, and where it differs from `everyone`."""
-
-    keys: list[KeyBlock] = Field(default_factory=list, description="the tenant's keys; two while one replaces another")
-
-
-class AuditBlock(Block):
-    """The audit log: one line of JSON a request. Changes to this block need a restart."""
-
-    path: Annotated[str, StringConstraints(min_length=1)] = Field(description="the file; its folder must exist")
-    rotate_mb: Annotated[float, Field(gt=0)] = Field(64, description="size at which a new file is begun")
-    keep: Annotated[int, Field(ge=1)] = Field(16, description="older files that are kept")
-    on_failure: Literal["stop", "serve"] = Field(
-        "stop", description="when a line cannot be written: refuse service until it can, or serve on and say so"
-    )
-    fsync: bool = Field(False, description="whether each line is on the disk before its answer goes out")
-
-
-class PolicyFile(Block):
-    """A whole policy file."""
-
-    version: Literal[1]
-    everyone: LimitsBlock = Field(
-        LimitsBlock(),
-        description="what holds for every tenant; a tenant may set more narrowly, never lower its floors or raise "
-        "its ceilings",
-    )
-    tenants: dict[Name, TenantBlock] = Field(min_length=1, description="by name")
-    audit: AuditBlock | None = Field(None, description="absent: no audit log is kept")
-
-    @field_validator("tenants")
-    @classmethod
-    def _keys_differ(cls, tenants: dict[str, TenantBlock]) -> dict[str, TenantBlock]:
-        keys = [key for tenant in tenants.values() for key in tenant.keys]
-        for what, values in (("id", [key.id for key in keys]), ("sha256", [key.sha256 for key in keys])):
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"got the key {what} {', '.join(twice)} twice, allowed is each once")
-        return tenants
+HINT = "docs/policy.md has every key; `rheostat policy FILE` checks a file, `rheostat policy --example` prints one"
+_KINDS = ("floors", "ceilings", "defaults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,63 +53,62 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class Key:
+    """A key of the policy, by its hash; it opens nothing from `expires` on."""
+
+    sha256: str
     caller: Caller
     expires: datetime | None
 
+    def opens(self, now: datetime) -> bool:
+        """Whether it opens anything at a moment."""
+        return self.expires is None or now < self.expires
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Policy:
     """A policy in force; `digest` is the SHA-256 of its text."""
 
     tenants: Mapping[str, Tenant]
     audit: AuditBlock | None
     digest: str
-    _hashes: tuple[str, ...]
-    _keys: tuple[_Key, ...]
+    keys: tuple[Key, ...]
+
+    @cached_property
+    def _hashes(self) -> tuple[str, ...]:
+        return tuple(key.sha256 for key in self.keys)
 
     def caller(self, key: str, now: datetime | None = None) -> Caller | None:
         """Whose key it is; None where it is nobody's, or has expired."""
         place = find_key(key, self._hashes)
         if place is None:
             return None
-        found = self._keys[place]
-        if found.expires is not None and (now or datetime.now(UTC)) >= found.expires:
-            return None
-        return found.caller
+        found = self.keys[place]
+        return found.caller if found.opens(now or datetime.now(UTC)) else None
 
 
 def read_policy(text: str, models: Mapping[str, ControlFormat], *, name: str = "policy") -> Policy:
     """The policy of a YAML text, for the dials of the models that are served. Raises `ConfigError` with all problems.
 
-    A floor, ceiling or default must be a level of that dial of every model that the tenant may ask.
+    A floor, ceiling or default must be a level of that dial of every model that the tenant may ask. No message repeats
+    a key.
     """
-    try:
-        values = yaml_text.parse(text)
-    except ValueError as error:
-        raise ConfigError([f"{name}: {error}"], hint=HINT) from None
-    try:
-        file = PolicyFile.model_validate(values)
-    except ValidationError as error:
-        problems = [f"{name}: {describe_fault(detail, PolicyFile)}" for detail in error.errors()]
-        raise ConfigError(problems, hint=HINT) from None
-    problems = []
-    tenants = {}
+    file = _parsed(text, name)
+    tenants: dict[str, Tenant] = {}
+    problems: list[str] = []
     for tenant, block in file.tenants.items():
         try:
             tenants[tenant] = _tenant(tenant, block, file.everyone, models)
         except ConfigError as error:
-            problems += [f"{name}: {problem}" for problem in error.problems]
-    if problems:
-        raise ConfigError(problems, hint=HINT)
-    keys = [(key, Caller(tenants[tenant], key.id)) for tenant, block in file.tenants.items() for key in block.keys]
-    return Policy(
-        tenants,
-        file.audit,
-        hashlib.sha256(text.encode()).hexdigest(),
-        tuple(key.sha256 for key, _ in keys),
-        tuple(_Key(caller, key.expires) for key, caller in keys),
+            problems += error.problems
+    if problems:  # everyone's are every tenant's
+        raise ConfigError([f"{name}: {problem}" for problem in dict.fromkeys(problems)], hint=HINT)
+    keys = tuple(
+        Key(key.sha256, Caller(tenants[tenant], key.id), key.expires)
+        for tenant, block in file.tenants.items()
+        for key in block.keys
     )
+    return Policy(tenants, file.audit, hashlib.sha256(text.encode()).hexdigest(), keys)
 
 
 def local_tenant(models: Mapping[str, ControlFormat], name: str = "local") -> Tenant:
@@ -206,44 +116,46 @@ def local_tenant(models: Mapping[str, ControlFormat], name: str = "local") -> Te
     return _tenant(name, TenantBlock(scores=True), LimitsBlock(), models)
 
 
+def _parsed(text: str, name: str) -> PolicyFile:
+    if lines := lines_with_keys(text):
+        raise ConfigError(
+            [f"{name}: line {line}: got a key itself, allowed is only its hash" for line in lines],
+            hint="`rheostat key --hash -` gives the hash of a key; make a new one if others could read this file",
+        )
+    try:
+        values = yaml_text.parse(text, aliases=False)
+        if not isinstance(values, dict):
+            raise ValueError(f"got {yaml_text.shown(values)}, allowed is a block of keys")
+        return PolicyFile.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{name}: {describe_fault(detail, PolicyFile)}" for detail in error.errors()]
+        raise ConfigError(problems, hint=HINT) from None
+    except ValueError as error:
+        raise ConfigError([f"{name}: {error}"], hint=HINT) from None
+
+
 def _tenant(name: str, own: TenantBlock, everyone: LimitsBlock, models: Mapping[str, ControlFormat]) -> Tenant:
-    where = f"tenants.{name}"
-    asked, limits = _asked(own, everyone, models), _limits(own, everyone)
-    problems = [
-        f"{where}.models: got {model!r}, allowed are {', '.join(models)}{did_you_mean(model, list(models))}"
-        for model in asked
-        if model not in models
-    ]
-    dials = {}
-    for model in asked:
-        if model in models:
-            try:
-                dials[model] = limits.on(models[model])
-            except DialError as error:
-                problems.append(f"{where}: for the model {model}: {error.message}")
-    problems += _crossed(where, limits)
+    blocks = {"everyone": everyone, f"tenants.{name}": own}
+    limits = _limits(own, everyone)
+    problems = list(_unknown_models(f"tenants.{name}", own, everyone, list(models)))
+    asked = {model: models[model] for model in _first(own.models, everyone.models, models) if model in models}
+    for model, control_format in (asked or models).items():  # without one it fails, and for all there is to say
+        found = [problem for where, block in blocks.items() for problem in _unfit(where, block, model, control_format)]
+        problems += found or _crossed(f"tenants.{name}", limits, model, control_format)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), hint=HINT)
     return Tenant(
         name=name,
         limits=limits,
-        dials=dials,
-        allows_system_turn=_first(own.system_turn, everyone.system_turn, "allow") == "allow"
-        and everyone.system_turn != "refuse",
+        dials={model: limits.on(control_format) for model, control_format in asked.items()},
+        allows_system_turn="refuse" not in (own.system_turn, everyone.system_turn),
         requests_per_minute=_lowest(own.requests_per_minute, everyone.requests_per_minute),
         tokens_per_minute=_lowest(own.tokens_per_minute, everyone.tokens_per_minute),
         max_tokens=_lowest(own.max_tokens, everyone.max_tokens),
         guard=_first(own.guard, everyone.guard, None),
-        allows_scores=_first(own.scores, everyone.scores, False),
+        allows_scores=False not in (own.scores, everyone.scores) and True in (own.scores, everyone.scores),
         audits_texts=_first(own.audit_texts, everyone.audit_texts, False),
     )
-
-
-def _asked(own: LimitsBlock, everyone: LimitsBlock, models: Mapping[str, ControlFormat]) -> list[str]:
-    """The models that a tenant may ask: of its own those that everyone may."""
-    if own.models is None:
-        return list(models) if everyone.models is None else everyone.models
-    return own.models if everyone.models is None else [each for each in own.models if each in everyone.models]
 
 
 def _limits(own: LimitsBlock, everyone: LimitsBlock) -> DialLimits:
@@ -256,10 +168,43 @@ def _limits(own: LimitsBlock, everyone: LimitsBlock) -> DialLimits:
     return DialLimits(floors, ceilings, {**everyone.defaults, **own.defaults}, "refuse" if refuses else "raise")
 
 
-def _crossed(where: str, limits: DialLimits) -> Iterator[str]:
-    for dial, floor in limits.floors.items():
-        if floor > (ceiling := limits.ceilings.get(dial, 1.0)):
-            yield f"{where}: {dial}: got the floor {floor:g} above the ceiling {ceiling:g}"
+def _unknown_models(where: str, own: LimitsBlock, everyone: LimitsBlock, served: Sequence[str]) -> Iterator[str]:
+    """Models that are not served, and a tenant's own that not everyone may ask."""
+    allowed = served
+    for place, models in (("everyone", everyone.models), (where, own.models)):
+        for model in models or ():
+            if model not in allowed:
+                near = did_you_mean(model, allowed)
+                yield f"{place}.models: got {yaml_text.shown(model)}{near}, allowed are {', '.join(allowed)}"
+        allowed = allowed if models is None else models
+
+
+def _unfit(where: str, block: LimitsBlock, model: str, control_format: ControlFormat) -> Iterator[str]:
+    """What a block says of dials that the model lacks, and of levels that its dials have not."""
+    for kind in _KINDS:
+        for dial, level in getattr(block, kind).items():
+            if dial not in control_format.names:
+                near = did_you_mean(dial[:80], control_format.names)
+                names = ", ".join(control_format.names)
+                yield f"{where}.{kind}.{dial}: the model {model} has no such dial{near}; it has {names}"
+            elif level not in (levels := control_format.levels_of(dial)):
+                allowed = ", ".join(map(level_text, levels))
+                yield f"{where}.{kind}.{dial}: got {level!r}, allowed are the levels of the model {model}: {allowed}"
+
+
+def _crossed(where: str, limits: DialLimits, model: str, control_format: ControlFormat) -> Iterator[str]:
+    """What a tenant's limits, everyone's among them, say against each other; all are levels of the model."""
+    for dial in control_format.names:
+        levels = control_format.levels_of(dial)
+        floor, ceiling = limits.floors.get(dial, levels[0]), limits.ceilings.get(dial, levels[-1])
+        default = limits.defaults.get(dial, floor)
+        if floor > ceiling:
+            yield f"{where}: {dial}: got the floor {level_text(floor)} above the ceiling {level_text(ceiling)}"
+        elif not floor <= default <= ceiling:
+            yield (
+                f"{where}: {dial}: got the default {level_text(default)}, allowed is from the floor "
+                f"{level_text(floor)} to the ceiling {level_text(ceiling)}"
+            )
 
 
 def _first(*values: Any) -> Any:

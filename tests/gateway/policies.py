@@ -1,0 +1,59 @@
+"""Models and policy files that the gateway's tests share."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from rheostat.control import ControlFormat
+from rheostat.gateway.dials import DialLimits
+from rheostat.gateway.keys import hash_key
+from rheostat.gateway.policy import Policy, Tenant, read_policy
+from rheostat.plugins import attribute
+
+KEY = "rheo-" + "k" * 43
+OTHER_KEY = "rheo-" + "o" * 43
+EXPIRED_KEY = "rheo-" + "x" * 43
+UNKNOWN_KEY = "rheo-" + "u" * 43
+
+FORMAT = ControlFormat((attribute("safety"), attribute("helpfulness")))
+MODELS: Mapping[str, ControlFormat] = {"pocket": FORMAT}
+
+POLICY = f"""\
+version: 1
+everyone:
+  floors: {{safety: 0.5}}
+tenants:
+  shop:
+    requests_per_minute: 60
+    keys:
+      - {{id: shop-1, sha256: {hash_key(KEY)}}}
+      - {{id: shop-0, sha256: {hash_key(EXPIRED_KEY)}, expires: 2020-01-01T00:00:00Z}}
+  lab:
+    floors: {{safety: 0.75}}
+    keys:
+      - {{id: lab-1, sha256: {hash_key(OTHER_KEY)}}}
+"""
+
+
+def policy(text: str = POLICY, models: Mapping[str, ControlFormat] = MODELS) -> Policy:
+    return read_policy(text, models)
+
+
+def tenant(
+    name: str = "shop", *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+) -> Tenant:
+    return Tenant(
+        name=name,
+        limits=DialLimits(),
+        dials=MODELS,
+        allows_system_turn=True,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        max_tokens=None,
+        guard=None,
+        allows_scores=False,
+        audits_texts=False,
+    )
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
