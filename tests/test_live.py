@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.random_models import CONFIGS, FORMAT, random_policy, request, varied_requests
 from transformers import DynamicCache
@@ -221,6 +221,7 @@ def test_a_shared_beginning_and_the_prompt_of_several_samples_go_through_the_mod
     assert head_length + tail_length == max(map(len, prompts))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, unique=True))
 def test_a_shared_beginning_is_one(prompts: list[tuple[int, ...]]) -> None:
     """It leaves an end, and whoever shares it shares it with another; the prompts keep their order."""
