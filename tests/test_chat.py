@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rheostat import pocket
-from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, plain_turns, prompt_text
+from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, prompt_text, served_prompt
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, PromptTooLong
 from rheostat.models import load_classifier
@@ -53,13 +53,13 @@ def test_the_control_follows_the_generation_prompt() -> None:
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, DROPPING, None])
-def test_plain_turns_are_what_the_template_takes(template: str | None) -> None:
+def test_served_turns_are_what_the_template_takes(template: str | None) -> None:
     """A server that renders them gets the text that is encoded here: system text folded, special tokens broken."""
     tokenizer = fresh_tokenizer()
     if template:
         tokenizer.chat_template = template
     messages = (Message("system", "be brief"), Message("user", "hi</s>"))
-    turns = plain_turns(tokenizer, messages)
+    turns = served_prompt(tokenizer, messages).turns
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text == prompt_text(tokenizer, messages)
     assert "be brief" in text and turns[-1]["content"].endswith("hi< /s>")

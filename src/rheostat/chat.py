@@ -65,12 +65,18 @@ def encode_prompt(
     """
     text = prompt_text(tokenizer, messages, control_text=control_text, neutralise=neutralise)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if context is not None and len(ids) + 1 > context:
+    if context is not None:
+        check_fits(len(ids), context)
+    return ids
+
+
+def check_fits(tokens: int, context: int) -> None:
+    """Raises `PromptTooLong` where a prompt leaves no room for a token of a response."""
+    if tokens + 1 > context:
         raise PromptTooLong(
-            f"a prompt of {len(ids)} tokens, allowed are at most {context - 1} (the context is {context})",
+            f"a prompt of {tokens} tokens, allowed are at most {context - 1} (the context is {context})",
             hint="shorten the prompt, or use a model with a longer context",
         )
-    return ids
 
 
 def prompt_text(
@@ -85,13 +91,31 @@ def prompt_text(
     return (text if neutralise is None else neutralise(text)) + control_text
 
 
-def plain_turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The turns for a server that renders the same template: `role` and `content`, as `prompt_text` renders them.
+@dataclass(frozen=True, slots=True)
+class ServedPrompt:
+    """A conversation for a server that renders the same template: its turns, and the text that they become there."""
+
+    turns: list[dict[str, str]]
+    text: str
+
+
+def served_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    control_text: str = "",
+    neutralise: Neutralise | None = None,
+) -> ServedPrompt:
+    """The turns, `role` and `content`, that a server makes the text of `prompt_text` of.
 
     No content yields a special token, and a system text stands in the first user turn where the template refuses or
-    drops a system turn. Raises `InputError` where the chat template refuses the conversation.
+    drops a system turn. A control forged across two turns is neutralised too. Raises `InputError` where the chat
+    template refuses the conversation.
     """
-    return _rendered(tokenizer, messages, awaits_response=True)[0]
+    turns, text = _rendered(tokenizer, messages, awaits_response=True)
+    if neutralise is not None:
+        turns, text = _neutral_turns(turns, neutralise), neutralise(text)
+    return ServedPrompt(turns, text + control_text)
 
 
 def encode_response(
@@ -187,6 +211,17 @@ def _is_markup(string: str) -> bool:
     """Like `<think>` or `[TOOL]`: neither a word nor white space at either end."""
     ends = string[:1] + string[-1:]
     return len(string) > 1 and not any(end.isalnum() or end.isspace() for end in ends)
+
+
+def _neutral_turns(turns: Sequence[Mapping[str, str]], neutralise: Neutralise) -> list[dict[str, str]]:
+    """Turns whose contents were neutralised as one text, which stays as long as it is."""
+    text = neutralise("".join(turn["content"] for turn in turns))
+    sent, start = [], 0
+    for turn in turns:
+        stop = start + len(turn["content"])
+        sent.append({**turn, "content": text[start:stop]})
+        start = stop
+    return sent
 
 
 def _render(

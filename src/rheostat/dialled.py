@@ -22,7 +22,9 @@ from rheostat.train import ADAPTER
 from rheostat.trainings import Training
 
 Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
-_PACKAGED = "pocket:tuned"
+PACKAGED = "pocket:tuned"
+"""The model that is there without any run."""
+
 _ADAPTER = "adapter_config.json"
 _BATCH_TOKENS = 16384
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -82,7 +84,7 @@ def load(path: str | Path | None = None, *, method: str | None = None, device: s
 
     Of a run's tuned models `method` names one; without it, `exmate` or else the last. Raises `ModelError`.
     """
-    folder = Path(resolve(_PACKAGED)) if path is None else Path(path)
+    folder = Path(resolve(PACKAGED)) if path is None else Path(path)
     if (folder / "config.json").is_file() or (folder / _ADAPTER).is_file():
         return _exported(folder, device)
     with RunDirectory.open(folder, read_only=True) as run:

@@ -38,7 +38,8 @@ _NO_KEY = "none"
 _logger = logging.getLogger(__name__)
 
 
-def _check_url(url: str) -> str:
+def check_url(url: str) -> str:
+    """An address of a server as it is; raises `ValueError` where it is none, or has a password in it."""
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError("got an address with a password in it, allowed is one without (a key: api_key_env)")
@@ -47,7 +48,8 @@ def _check_url(url: str) -> str:
     return url
 
 
-def _check_variable(name: str) -> str:
+def check_variable(name: str) -> str:
+    """The name of an environment variable as it is; raises `ValueError` where it is none."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):  # it may be a key, so it is not shown
         raise ValueError("got something else than the name of an environment variable; the key is read from there")
     return name
@@ -63,9 +65,9 @@ class EndpointOptions:
     the environment variable `api_key_env`; without it none is sent.
     """
 
-    base_url: Annotated[str, AfterValidator(_check_url)] = field(metadata=OPERATIONAL)
+    base_url: Annotated[str, AfterValidator(check_url)] = field(metadata=OPERATIONAL)
     model: Annotated[str, Field(min_length=1)]
-    api_key_env: Annotated[str, AfterValidator(_check_variable)] | None = field(default=None, metadata=OPERATIONAL)
+    api_key_env: Annotated[str, AfterValidator(check_variable)] | None = field(default=None, metadata=OPERATIONAL)
     concurrency: Annotated[int, Field(ge=1)] = field(default=16, metadata=OPERATIONAL)
     timeout_s: Seconds = field(default=60.0, metadata=OPERATIONAL)
     patience_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = field(default=600.0, metadata=OPERATIONAL)

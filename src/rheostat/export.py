@@ -15,6 +15,7 @@ from rheostat.dial_tables import card_lines
 from rheostat.dialled import adapter_of, tuned_model
 from rheostat.errors import InputError, ModelError, StageMissing, StorageError
 from rheostat.figures import evaluations_of, figures
+from rheostat.measured import FILE, measured
 from rheostat.model_card import PICTURES, Facts, model_card
 from rheostat.model_files import quiet, resolve
 from rheostat.models import load_policy
@@ -43,11 +44,10 @@ def export(
     """Write a tuned model of `run` into the folder `to`, which must be empty or absent.
 
     Weights (in `dtype`, or the recipe's; of form `adapter` the adapter's alone), tokenizer, the chat template with
-    dials, `rheostat.json` (levels, floors, calibration, versions) and a model card with the measured control. What is
-    asked of a dial below its level in `floors` is raised to it, by the template as by `rheostat.load`; a dial that is
-    not given stands at its level in `defaults`, or at its highest. With `calibrated` the dials go by the maps that the
-    evaluation fitted. Raises `InputError`, `DialError`, `StageMissing`,
-    `ModelError`, `StorageError`.
+    dials, `rheostat.json` (levels, floors, calibration, versions), `measured.json` and a model card with the measured
+    control. What is asked of a dial below its level in `floors` is raised to it, by the template as by `rheostat.load`;
+    a dial that is not given stands at its level in `defaults`, or at its highest. With `calibrated` the dials go by the
+    maps that the evaluation fitted. Raises `InputError`, `DialError`, `StageMissing`, `ModelError`, `StorageError`.
     """
     if form == "adapter" and dtype is not None:
         raise InputError(
@@ -57,11 +57,12 @@ def export(
     with RunDirectory.open(run, read_only=True) as directory:
         config = load_config(directory.config_path)
         model, name = tuned_model(directory, method)
-        measured = figures(directory, config) if evaluations_of(directory) else {}
-        facts = _facts(directory, config, name, adapter_of(model), measured.get("evaluations", {}))
+        found = figures(directory, config) if evaluations_of(directory) else {}
+        own_figures = measured(directory, config, found, name) if found else None
+        facts = _facts(directory, config, name, adapter_of(model), found.get("evaluations", {}))
         calibration = require_object(directory.finished("score").path / "calibration.json")
         pictures = _pictures(directory)
-    maps = _dial_maps(measured, name) if calibrated else {}
+    maps = _dial_maps(found, name) if calibrated else {}
     thresholds = {dial: tuple(each["thresholds"]) for dial, each in maps.items()}
     trained, floors = replace(config.control_format, thresholds=thresholds), dict(floors or {})
     control_format = trained.with_floors(floors).with_defaults(defaults or {})
@@ -82,7 +83,9 @@ def export(
     values |= {"calibration": calibration[OWN], "dial_maps": maps, "base": config.model, "method": name, "form": form}
     write_json(to / CARD, {**values, **environment()})
     card = model_card(facts, control_format, floors=floors, is_adapter=form == "adapter", pictures=list(pictures))
-    write_text(to / "README.md", card + "".join(f"{line}\n" for line in card_lines(measured, name)))
+    write_text(to / "README.md", card + "".join(f"{line}\n" for line in card_lines(found, name)))
+    if own_figures is not None:
+        write_json(to / FILE, own_figures)
     return to
 
 

@@ -75,6 +75,17 @@ class Tile(NamedTuple):
 Methods = Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredEvaluation:
+    """An evaluation as one of its scorers sees it: a title that names a judge, a note, the methods' figures."""
+
+    title: str
+    name: str
+    scorer: str
+    methods: Methods
+    note: str
+
+
 def number(value: float | None, *, digits: int = 2) -> str:
     """A number with a proper minus sign; a dash where there is none."""
     if value is None or value != value:
@@ -121,7 +132,7 @@ def headline(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> str:
         first += f", within the intervals no better than {_and(rivals)}." if rivals else ", and does it best."
     turned = f"turned from its lowest to its highest level, a dial raises {wins} of pairs"
     sentence = f"{first} {best if 'intervals' in first else 'It'} reaches {follows}; {turned}."
-    for title, others, _ in list(_evaluations(evaluation))[1:2]:
+    for title, others in list(_evaluations(evaluation))[1:2]:
         words = _and([f"{number(_value(others[best], name, 'MP'))} for {name}" for name in attributes])
         scored = title.partition(", ")[2]
         sentence += f" On other prompts{f', {scored},' if scored else ''} it reaches MP {words}."
@@ -168,13 +179,13 @@ def points_table(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Ta
     shown = [name for name in found[0][1] if name == "base" or name in names]
     groups = tuple(
         Group(title, tuple((f"mean {name}", "") for name in attributes) + (("fluency", f"→{_NO_BREAK}1"),))
-        for title, _, _ in found
+        for title, _ in found
     )
     rows = []
     for name in shown:
         figures = [
             figure
-            for _, methods, _ in found
+            for _, methods in found
             for figure in (
                 *(methods[name]["attributes"][each]["achieved"] for each in attributes),
                 methods[name].get("fluency"),
@@ -186,19 +197,9 @@ def points_table(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Ta
 
 def main_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
     """The metrics of every method: the optimization evaluation, then generalization, a table a scorer."""
-    for place, (title, methods, scorer) in enumerate(_evaluations(evaluation)):
-        if place == 0:
-            name = "optimization"
-            note = (
-                "Held-out prompts of the training distribution, scored by the reward models that labelled the data."
-            )
-        elif "," in title:
-            name = "generalization"
-            note = "Other prompts, scored by a party that took no part in labelling the data."
-        else:
-            name = "generalization"
-            note = "Other prompts; this run has no judges, so the labelling reward models scored these too."
-        yield _main_table(title, methods, attributes, note, evaluation["reachable"][name][scorer])
+    for each in scored_evaluations(evaluation):
+        reachable = evaluation["reachable"][each.name][each.scorer]
+        yield _main_table(each.title, each.methods, attributes, each.note, reachable)
 
 
 def behaviour_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -> Iterator[Table]:
@@ -216,7 +217,7 @@ def behaviour_tables(evaluation: Mapping[str, Any], attributes: Sequence[str]) -
         )
         for name in attributes
     )
-    for title, methods, _ in _evaluations(evaluation):
+    for title, methods in _evaluations(evaluation):
         rows = []
         for method in dialled(methods):
             entry = methods[method]
@@ -261,14 +262,32 @@ def costs(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {name: entry["cost"] for name, entry in evaluation["evaluations"]["optimization"].items()}
 
 
-def _evaluations(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Methods, str]]:
-    """Each evaluation by each of its scorers: a title that names a judge, the methods' figures, the scorer."""
+def scored_evaluations(evaluation: Mapping[str, Any]) -> Iterator[ScoredEvaluation]:
+    """Each evaluation by each of its scorers, the optimization evaluation first."""
     own = evaluation.get("reachable", {}).get("optimization", {})
-    yield "Optimization evaluation", evaluation["evaluations"]["optimization"], next(iter(own), "")
+    yield ScoredEvaluation(
+        "Optimization evaluation",
+        "optimization",
+        next(iter(own), ""),
+        evaluation["evaluations"]["optimization"],
+        "Held-out prompts of the training distribution, scored by the reward models that labelled the data.",
+    )
     others: Methods = evaluation["evaluations"].get("generalization", {})
     for scorer in next(iter(others.values()), {}).get("scorers", {}):
-        title = generalization_title(evaluation, scorer)
-        yield title, {name: {**entry, **entry["scorers"][scorer]} for name, entry in others.items()}, scorer
+        yield ScoredEvaluation(
+            generalization_title(evaluation, scorer),
+            "generalization",
+            scorer,
+            {name: {**entry, **entry["scorers"][scorer]} for name, entry in others.items()},
+            "Other prompts; this run has no judges, so the labelling reward models scored these too."
+            if scorer in own
+            else "Other prompts, scored by a party that took no part in labelling the data.",
+        )
+
+
+def _evaluations(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Methods]]:
+    for each in scored_evaluations(evaluation):
+        yield each.title, each.methods
 
 
 def generalization_title(evaluation: Mapping[str, Any], scorer: str) -> str:

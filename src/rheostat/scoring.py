@@ -8,6 +8,7 @@ from rheostat.calibration import Calibrator
 from rheostat.config import Dtype, RewardConfig, RunConfig
 from rheostat.plugins import Judged, PartedReward, Progress, Reward
 from rheostat.recipe import reward_options
+from rheostat.records import Control, Scores
 
 OWN = "reward"
 """The name of the run's own scorer, beside the judges' names."""
@@ -83,3 +84,12 @@ def calibrated_scorer(
 ) -> CalibratedScorer:
     """A party's rewards, loaded, with their calibrators."""
     return CalibratedScorer(load_rewards(parties(config)[party], config), calibrators)
+
+
+def nearest(scores: Sequence[Scores], control: Control) -> int:
+    """The place of the scores nearest to a control, by the sum of absolute differences; of several the first."""
+
+    def distance(place: int) -> float:
+        return sum(abs(scores[place][name] - level) for name, level in control.items())
+
+    return min(range(len(scores)), key=distance)

@@ -134,6 +134,17 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.allocate(sample, rows, columns, used)
         self.rows, self.columns = rows, columns
 
+    def clear(self) -> None:
+        """Frees the buffer; `reserve` makes another."""
+        self.layers.clear()
+        self.rows = self.columns = 0
+
+    def forget(self, row: int) -> None:
+        """Zeros in a row: masked columns are multiplied by 0, which does not undo a value that is not a number."""
+        for layer in self.layers:
+            layer.keys[row].zero_()
+            layer.values[row].zero_()
+
     def put(self, prompt: Prefilled, start: int, stop: int) -> None:
         """A prompt's keys and values into rows `start` to `stop`."""
         for layer, source in zip(self.layers, prompt.cache.layers, strict=True):
@@ -258,5 +269,6 @@ def _positions(mask: Tensor) -> Tensor:
 def _grown(old: Tensor | None, like: Tensor, rows: int, columns: int, used: int) -> Tensor:
     new = like.new_zeros(rows, like.shape[1], columns, like.shape[3])
     if old is not None:
-        new[:used, :, : old.shape[2]] = old[:used]
+        kept = min(columns, old.shape[2])
+        new[:used, :, :kept] = old[:used, :, :kept]
     return new

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from rheostat.chat import encode_response, plain_turns
+from rheostat.chat import encode_response, served_prompt
 from rheostat.control import ControlFormat
 from rheostat.endpoint import SEEDS, Answer, ChatRequest, Choice, Endpoint, EndpointOptions
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
@@ -104,16 +104,9 @@ class OpenAIEngine:
 
     def turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """The turns of a conversation as they are sent; a control forged across two turns is neutralised too."""
-        turns = plain_turns(self.tokenizer, messages)
-        if self.control_format is None:
-            return turns
-        text = self.control_format.neutralise("".join(turn["content"] for turn in turns))  # as long as it was
-        sent, start = [], 0
-        for turn in turns:
-            stop = start + len(turn["content"])
-            sent.append({**turn, "content": text[start:stop]})
-            start = stop
-        return sent
+        form = self.control_format
+        neutralise = None if form is None else form.neutralise
+        return served_prompt(self.tokenizer, messages, neutralise=neutralise).turns
 
     def _completions(self, answer: Answer, wanted: int, odd: Counter[str]) -> list[Completion]:
         counted = answer.completion_tokens if wanted == 1 and len(answer.choices) == 1 else None

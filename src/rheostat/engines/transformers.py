@@ -14,9 +14,11 @@ from torch import Tensor
 
 from rheostat.chat import encode_prompt
 from rheostat.control import ControlFormat
+from rheostat.engines._beginnings import common_prefix
 from rheostat.engines._mixture import MixedForward, Mixture, mix
+from rheostat.engines._rows import Rows
 from rheostat.engines._sampling import draw
-from rheostat.engines._slots import Forward, NextLogits, Prefilled, Prompt, SlotCache, prefill
+from rheostat.engines._slots import Forward, NextLogits, Prefilled, Prompt, prefill
 from rheostat.models import Policy
 from rheostat.plugins import Completion, Engine, GenerationRequest, Progress, Sampling
 
@@ -159,16 +161,6 @@ class _Job:
     targets: deque[tuple[int, int]]
 
 
-@dataclass(slots=True)
-class _Row:
-    """Whom a row in flight serves, and the step after which it has reached its limit."""
-
-    target: tuple[int, int]
-    born: int
-    deadline: int
-    prompt_length: int
-
-
 def _jobs(encoded: Sequence[tuple[int, ...]], requests: Sequence[GenerationRequest]) -> deque[_Job]:
     """Distinct prompts, shortest first, those of one conversation side by side."""
     targets: dict[tuple[int, ...], deque[tuple[int, int]]] = {}
@@ -178,18 +170,10 @@ def _jobs(encoded: Sequence[tuple[int, ...]], requests: Sequence[GenerationReque
         families.setdefault(request.messages, {})[ids] = None
     shared: dict[tuple[int, ...], int] = {}
     for family in families.values():
-        common = _common_prefix(list(family)) if len(family) > 1 else 0
+        common = common_prefix(list(family)) if len(family) > 1 else 0
         shared.update((ids, min(common, len(ids) - 1)) for ids in family)
     order = sorted(targets, key=lambda ids: (shared[ids] or len(ids), ids))
     return deque(_Job(Prompt(ids, shared[ids]), targets[ids]) for ids in order if targets[ids])
-
-
-def _common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    first, last = min(rows), max(rows)
-    length = 0
-    while length < min(len(first), len(last)) and first[length] == last[length]:
-        length += 1
-    return length
 
 
 class _Flight:
@@ -218,18 +202,11 @@ class _Flight:
         self.progress = progress
         self.generator = torch.Generator(device).manual_seed(seed)
         self.end_ids = torch.tensor(policy.end_ids, device=device)
-        self.cache = SlotCache()
         self.ready: deque[tuple[Prefilled, deque[tuple[int, int]]]] = deque()
-        self.rows: list[_Row] = []
         self.ended: dict[tuple[int, int], Sampled] = {}
-        self.step = 0
-        self.tokens = torch.empty(0, sampling.max_tokens, dtype=torch.long, device=device)
-        self.counts = torch.empty(0, dtype=torch.long, device=device)
-        self.requests = torch.empty(0, dtype=torch.long, device=device)
-        self.last = torch.empty(0, dtype=torch.long, device=device)
-        self.positions = torch.empty(0, dtype=torch.long, device=device)
-        self.row_ids = torch.empty(0, dtype=torch.long, device=device)
-        self.column_ids = torch.empty(0, dtype=torch.long, device=device)
+        whole = torch.empty(0, dtype=torch.long, device=device)
+        tokens = torch.empty(0, sampling.max_tokens, dtype=torch.long, device=device)
+        self.rows: Rows[tuple[int, int]] = Rows(device, {"tokens": tokens, "counts": whole, "requests": whole})
 
     def run(self) -> dict[tuple[int, int], Sampled]:
         """All responses by (request, sample)."""
@@ -239,27 +216,22 @@ class _Flight:
             if self.rows:
                 self._decode()
                 self._retire()
-        self.cache.layers.clear()  # cache and layers hold each other: free now, not when the collector next comes
+        self.rows.free()
         return self.ended
 
     def _decode(self) -> None:
         used = len(self.rows)
-        positions = self.positions[:used]
-        longest = self._longest() + 1
-        mask = self.column_ids[:longest] <= positions[:, None]
-        self.cache.step(self.row_ids[:used], positions, longest)
-        logits = self.forward(self.last[:used, None], mask, positions[:, None], self.cache)
-        drawn = self._draw(logits, 0, used)
-        self.tokens[:used].scatter_(1, self.counts[:used, None], drawn[:, None])
-        self.last[:used] = drawn
-        self.positions[:used] += 1
-        self.counts[:used] += 1
-        self.step += 1
+        drawn = self._draw(self.rows.logits(self.forward), 0, used)
+        counts = self.rows.states["counts"]
+        self.rows.states["tokens"][:used].scatter_(1, counts[:used, None], drawn[:, None])
+        self.rows.advance(drawn)
+        counts[:used] += 1
 
     def _refill(self) -> bool:
         """Puts waiting prompts into free rows, once enough are free to be worth a prefill."""
         length = self.ready[0][0].length if self.ready else len(self.jobs[0].prompt.ids)
-        columns = max(self.cache.columns, self._columns(length))
+        cache = self.rows.cache
+        columns = max(cache.columns, self._columns(length))
         rows = max(1, self.batch_tokens // columns)
         free = rows - len(self.rows)
         if free < max(1, rows // _REFILL_SHARE):
@@ -267,8 +239,8 @@ class _Flight:
         if not self.ready:
             self._prefill(free)
         needed = min(rows, len(self.rows) + self._waiting())
-        if self.cache.columns < columns or self.cache.rows < needed:
-            self._reserve(needed, columns)
+        if cache.columns < columns or cache.rows < needed:
+            self.rows.reserve(self.ready[0][0].cache, needed, columns)
         while free > 0 and self.ready:
             prompt, targets = self.ready[0]
             if self._columns(prompt.length) > columns:
@@ -299,67 +271,37 @@ class _Flight:
         self.ready.extend((prompt, job.targets) for prompt, job in zip(prompts, batch, strict=True))
 
     def _admit(self, prompt: Prefilled, targets: Sequence[tuple[int, int]]) -> None:
-        start = len(self.rows)
-        stop = start + len(targets)
-        self.cache.put(prompt, start, stop)
-        self.requests[start:stop] = torch.tensor([number for number, _ in targets], device=self.last.device)
+        start, stop = self.rows.join(prompt, targets, self._limit(prompt.length))
+        states = self.rows.states
+        numbers = [number for number, _ in targets]
+        states["requests"][start:stop] = torch.tensor(numbers, device=self.rows.device)
         drawn = self._draw(prompt.logits.expand(len(targets), *prompt.logits.shape), start, stop)
-        self.tokens[start:stop, 0] = drawn
-        self.last[start:stop] = drawn
-        self.counts[start:stop] = 1
-        self.positions[start:stop] = prompt.length
-        limit = self._limit(prompt.length)
-        self.rows += [_Row(target, self.step, self.step + limit - 1, prompt.length) for target in targets]
+        states["tokens"][start:stop, 0] = drawn
+        states["counts"][start:stop] = 1
+        self.rows.last[start:stop] = drawn
 
     def _draw(self, logits: Tensor, start: int, stop: int) -> Tensor:
         """The next tokens of rows `start` to `stop`, `(rows,)`."""
         if self.weighed is not None:
-            logits = mix(logits, self.weighed.weights[self.requests[start:stop]])
+            logits = mix(logits, self.weighed.weights[self.rows.states["requests"][start:stop]])
         return draw(logits, self.sampling.temperature, self.sampling.top_p, self.generator)
 
     def _retire(self) -> None:
-        """Takes finished rows out and closes the gaps with the last rows."""
-        used = len(self.rows)
-        is_complete = torch.isin(self.last[:used], self.end_ids).tolist()
+        """Takes finished rows out."""
+        rows = self.rows
+        is_complete = torch.isin(rows.last[: len(rows)], self.end_ids).tolist()
         finished = [
-            index for index, row in enumerate(self.rows) if is_complete[index] or row.deadline <= self.step
+            place for place, row in enumerate(rows.rows) if is_complete[place] or row.deadline <= rows.step
         ]
         if not finished:
             return
-        responses = self.tokens[finished].tolist()
-        for index, tokens in zip(finished, responses, strict=True):
-            row = self.rows[index]
-            self.ended[row.target] = Sampled(tokens[: self.step - row.born + 1], is_complete[index])
-        gone = set(finished)
-        remaining = used - len(finished)
-        gaps = [index for index in finished if index < remaining]
-        movers = [index for index in range(remaining, used) if index not in gone]
-        if movers:
-            sources = torch.tensor(movers, device=self.last.device)
-            targets = torch.tensor(gaps, device=self.last.device)
-            self.cache.move(sources, targets, self._longest())
-            for state in (self.tokens, self.counts, self.last, self.positions, self.requests):
-                state[targets] = state[sources]
-            for source, target in zip(movers, gaps, strict=True):
-                self.rows[target] = self.rows[source]
-        del self.rows[remaining:]
+        responses = rows.states["tokens"][finished].tolist()
+        for place, tokens in zip(finished, responses, strict=True):
+            row = rows.rows[place]
+            self.ended[row.served] = Sampled(tokens[: rows.step - row.born + 1], is_complete[place])
+        rows.leave(finished)
         if self.progress is not None:
             self.progress(len(finished))
-
-    def _reserve(self, rows: int, columns: int) -> None:
-        device = self.last.device
-        used = len(self.rows)
-        self.cache.reserve(self.ready[0][0].cache, rows, columns, used)
-        self.tokens, self.counts, self.last, self.positions, self.requests = (
-            _grown(state, rows, used)
-            for state in (self.tokens, self.counts, self.last, self.positions, self.requests)
-        )
-        self.row_ids = torch.arange(rows, device=device)
-        self.column_ids = torch.arange(columns, device=device)
-
-    def _longest(self) -> int:
-        """Columns that the longest row in flight has filled."""
-        return max(row.prompt_length - row.born for row in self.rows) + self.step
 
     def _limit(self, prompt_length: int) -> int:
         return min(self.sampling.max_tokens, self.policy.context - prompt_length)
@@ -368,9 +310,3 @@ class _Flight:
         """Columns that a prompt and its longest response take, in steps, so that the buffer seldom grows."""
         needed = prompt_length + self._limit(prompt_length)
         return -(-needed // _COLUMN_STEP) * _COLUMN_STEP
-
-
-def _grown(state: Tensor, rows: int, used: int) -> Tensor:
-    grown = state.new_zeros(rows, *state.shape[1:])
-    grown[:used] = state[:used]
-    return grown

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rheostat.control import ControlFormat
 from rheostat.records import Control, Finish, Message
+
+Ending = Finish | Literal["content_filter"]
+"""Why an answer ended; `content_filter`: it was refused by a guard, and its text is the policy's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,7 @@ class Ask:
 
     `control` holds every dial of the model, on one of its levels. `samples` answers are drawn, each ended by a text of
     `stop` (left out of the answer), by the model's end token or after `max_tokens` tokens. Without `seed` one is drawn.
+    `stream` False says that nobody waits for pieces: a backend may give each answer in one.
     """
 
     model: str
@@ -25,6 +29,7 @@ class Ask:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     samples: int = 1
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Piece:
 
     sample: int
     text: str
-    finish: Finish | None = None
+    finish: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)

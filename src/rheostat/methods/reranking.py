@@ -4,7 +4,7 @@ argmin_y Σ_a |score_a(y) − s_a| over calibrated scores (the distance is ours)
 the candidates of a prompt serve all its controls; over a tuned one each control samples its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rheostat.plugins import (
@@ -21,6 +21,7 @@ from rheostat.plugins import (
     Scorer,
 )
 from rheostat.records import Control, Scores
+from rheostat.scoring import nearest
 
 HAS_DIAL = True
 
@@ -87,8 +88,5 @@ def _key(request: GenerationRequest) -> object:
 
 
 def _nearest(pool: Sequence[Completion], scores: Sequence[Scores], control: Control) -> ControlledCompletion:
-    def distance(scored: Mapping[str, float]) -> float:
-        return sum(abs(scored[name] - level) for name, level in control.items())
-
-    best = min(range(len(pool)), key=lambda index: distance(scores[index]))
+    best = nearest(scores, control)
     return ControlledCompletion(pool[best], sum(completion.tokens for completion in pool))

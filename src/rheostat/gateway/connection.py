@@ -1,0 +1,201 @@
+"""One connection: uvicorn's parser and its ASGI side, with bounds on what a slow, large or numerous client can cost.
+
+A request has a deadline for its headers and one for its body; the application bounds the body's size. What a client
+does not read of its answer ends the connection, and with it the work. Whoever is refused is told why, as far as an
+answer is still due to it, and what it still sends is thrown away for a moment: a connection that is closed with unread
+bytes would take the error with it.
+"""
+
+import asyncio
+import secrets
+from asyncio import TimerHandle
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from rheostat.gateway.refusals import Refusal
+
+_LINGER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds on each connection, and on how many there are.
+
+    `request_s` is how long a request's headers, and then its body, may take to come; `write_s` how long a client may
+    leave its answer unread.
+    """
+
+    request_s: float = 20.0
+    write_s: float = 30.0
+    header_bytes: int = 32 * 1024
+    connections: int = 2000
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection within `limits`, which a subclass sets (`bounded`)."""
+
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+
+    _deadline: TimerHandle | None = None
+    _write_deadline: TimerHandle | None = None
+    _header_bytes = 0
+    _is_in_headers = True
+    _is_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(
+                Refusal(
+                    503,
+                    "too_many_connections",
+                    "too many connections are open",
+                    "try again soon",
+                    retry_after_s=2,
+                )
+            )
+            return
+        self._expect_by_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._cancel_deadlines()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._is_refused:
+            return
+        if self._is_in_headers:
+            self._header_bytes += len(data)
+            if self._deadline is None:
+                self._expect_by_deadline()
+        super().data_received(data)
+        if self._is_in_headers and self._header_bytes > self.limits.header_bytes:
+            self._refuse_headers()
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are whole."""
+        if self._is_refused:
+            return
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.header_bytes:
+            self._refuse_headers()
+            return
+        self._is_in_headers, self._header_bytes = False, 0
+        self._expect_by_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body."""
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        if self._is_refused:
+            return
+        self._cancel_deadline()
+        self._is_in_headers = True
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to."""
+        super().pause_writing()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(self.limits.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP."""
+        self._refuse(Refusal(400, "invalid_http", "got bytes that are no HTTP request", "speak HTTP/1.1"))
+
+    def _refuse_headers(self) -> None:
+        limit = f"{self.limits.header_bytes:,} bytes"
+        self._refuse(
+            Refusal(
+                431,
+                "headers_too_large",
+                f"got more than {limit} of headers, allowed are as many",
+                "send fewer",
+            )
+        )
+
+    def _expect_by_deadline(self) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.limits.request_s, self._late)
+
+    def _late(self) -> None:
+        if (
+            self.cycle is None and not self._header_bytes
+        ):  # a connection that never asked anything is due no answer
+            self._cancel_deadlines()
+            self.transport.close()
+            return
+        self._refuse(
+            Refusal(
+                408,
+                "request_timeout",
+                f"no whole request came within {self.limits.request_s:g} s",
+                "send it at once",
+            )
+        )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Ends the connection: with an error, unless an answer is under way that it would run into."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        self._cancel_deadlines()
+        self._unset_keepalive_if_required()
+        cycle = self.cycle
+        is_due = (
+            cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
+        )
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if is_due and not self.pipeline and self.transport.can_write_eof():
+            self.transport.write(raw_response(refusal))
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cancel_deadlines(self) -> None:
+        self._cancel_deadline()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+
+def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """The protocol with these limits."""
+    made: type[BoundedProtocol] = type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+    return made
+
+
+def raw_response(refusal: Refusal) -> bytes:
+    """An error as bytes of HTTP, after which the connection is closed."""
+    body = to_json(refusal.body())
+    head = STATUS_LINE[refusal.status] + b"x-request-id: %s\r\n" % secrets.token_hex(12).encode()
+    head += b"content-type: application/json\r\nconnection: close\r\n"
+    if refusal.retry_after_s is not None:
+        head += b"retry-after: %d\r\n" % refusal.retry_after_s
+    return bytes(head + b"content-length: %d\r\n\r\n" % len(body) + body)

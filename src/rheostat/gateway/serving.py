@@ -1,0 +1,239 @@
+"""`rheostat serve`: the parts put together, and what is said at the start."""
+
+import logging
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rheostat.control import ControlFormat, level_text
+from rheostat.errors import InputError
+from rheostat.gateway.admission import Admission
+from rheostat.gateway.app import build_app
+from rheostat.gateway.audit import AuditLog
+from rheostat.gateway.backend import Backend
+from rheostat.gateway.connection import ConnectionLimits
+from rheostat.gateway.guard import Guard
+from rheostat.gateway.http_exchange import BodyLimits
+from rheostat.gateway.keys import new_key
+from rheostat.gateway.limits import RateLimits
+from rheostat.gateway.playground import figures_of
+from rheostat.gateway.policy_source import CallerSource, LocalSource, PolicySource
+from rheostat.gateway.server import build_server, listen, room_for
+from rheostat.gateway.service import Service
+from rheostat.gateway.telemetry import Telemetry
+
+POCKET = "pocket"
+"""What the packaged model is called."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAddress:
+    """A server that answers: what it calls the model, and the environment variable that has its key."""
+
+    url: str
+    model: str | None = None
+    key_variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """The options of `rheostat serve`; times in seconds."""
+
+    run: Path | None = None
+    method: str | None = None
+    name: str | None = None
+    upstream: UpstreamAddress | None = None
+    rewards: Path | None = None
+    policy: Path | None = None
+    is_insecure: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8750
+    concurrency: int = 64
+    queue: int = 256
+    timeout_s: float = 300.0
+    drain_s: float = 30.0
+    max_body: int = 2**20
+    request_s: float = 20.0
+    connections: int = 2000
+    allow_origins: tuple[str, ...] = ()
+    device: str = "auto"
+
+
+def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `InputError`, `ConfigError` and `ModelError` before it serves."""
+    _check(options)
+    opened = listen(options.host, options.port, only_loopback=options.policy is None)
+    with opened:
+        backend = load_backend(options)
+        formats = {name: model.control_format for name, model in backend.models.items()}
+        key = new_key() if options.policy is None and not options.is_insecure else None
+        callers: CallerSource
+        callers = (
+            LocalSource(formats, key=key) if options.policy is None else PolicySource(options.policy, formats)
+        )
+        audit = None if callers.audit is None else AuditLog(callers.audit)
+        try:
+            service = _service(options, backend, callers, audit, load_guard(options, backend, callers))
+            app = build_app(
+                service,
+                body_limits=BodyLimits(options.max_body, options.request_s),
+                only_loopback_names=options.policy is None,
+                allow_origins=options.allow_origins,
+                figures=figures_of(
+                    {name: (measured_folder(options), options.method) for name in backend.models}
+                ),
+            )
+            limits = ConnectionLimits(
+                request_s=options.request_s + 5, connections=room_for(options.connections)
+            )
+            server = build_server(
+                app, service, limits=limits, drain_s=options.drain_s, on_ready=lambda: tell("ready")
+            )
+            # Every request that is no HTTP would write a line to the log.
+            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+            for line in announcement(options, opened, formats, key):
+                tell(line)
+            if hasattr(signal, "SIGHUP"):
+                signal.signal(signal.SIGHUP, lambda *_: callers.reload_soon())
+            server.run([opened])
+        finally:
+            if audit is not None:
+                audit.close()
+
+
+def _check(options: ServeOptions) -> None:
+    if options.policy is not None and options.is_insecure:
+        raise InputError(
+            "got --policy and --insecure-local, allowed is one of them", hint="leave --insecure-local out"
+        )
+    if options.upstream is None:
+        return
+    if options.run is None:
+        raise InputError(
+            "got --upstream without --run, allowed is both",
+            hint="give the exported model that it serves with --run DIR",
+        )
+    if options.method is not None:
+        raise InputError(
+            "got --upstream and --method, allowed is one of them", hint="an exported model is one method's"
+        )
+
+
+def load_backend(options: ServeOptions) -> Backend:
+    """What answers. Raises `ModelError`."""
+    if options.upstream is not None:
+        return _upstream(options, options.upstream)
+    from rheostat.dialled import load
+    from rheostat.gateway.inprocess import in_process
+
+    name = options.name or (POCKET if options.run is None else options.run.resolve().name)
+    return in_process({name: load(options.run, method=options.method, device=options.device)})
+
+
+def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -> Guard | None:
+    """What scores answers, where anyone may have them scored; without a policy the packaged model's, or `--rewards`.
+
+    Raises `ConfigError` for a guard that has no rewards, `ModelError` where they cannot be loaded.
+    """
+    from rheostat.gateway.guard_rewards import check_guards, load_scorer
+
+    if isinstance(callers, PolicySource):
+        is_needed = any(
+            each.guard is not None or each.allows_scores for each in callers.policy.tenants.values()
+        )
+    else:
+        is_needed = options.run is None or options.rewards is not None
+    rewards = load_scorer(options.run, options.rewards) if is_needed else None
+    if isinstance(callers, PolicySource):
+        check_guards(callers.policy, None if rewards is None else rewards.dials)
+    return None if rewards is None else Guard(backend, rewards.scorer)
+
+
+def measured_folder(options: ServeOptions) -> Path:
+    """Where the figures of what is served are read."""
+    from rheostat.dialled import PACKAGED
+    from rheostat.model_files import resolve
+
+    return Path(resolve(PACKAGED)) if options.run is None else options.run
+
+
+def _upstream(options: ServeOptions, address: UpstreamAddress) -> Backend:
+    from rheostat.gateway.upstream import Upstream
+    from rheostat.gateway.upstream_client import UpstreamOptions
+
+    assert options.run is not None
+    whole = UpstreamOptions(
+        base_url=address.url,
+        model=address.model,
+        api_key_env=address.key_variable,
+        connections=options.concurrency,
+        whole_s=options.timeout_s,
+    )
+    return Upstream(options.run, whole, name=options.name)
+
+
+def _service(
+    options: ServeOptions,
+    backend: Backend,
+    callers: CallerSource,
+    audit: AuditLog | None,
+    guard: Guard | None,
+) -> Service:
+    telemetry = Telemetry()
+    admission = Admission(in_work=options.concurrency, queue=options.queue)
+    telemetry.watch("in_work", "Requests in work", lambda: admission.working)
+    telemetry.watch("queue_length", "Requests that wait for their turn", lambda: admission.waiting)
+    telemetry.watch("backend_waiting", "Asks that have no token yet", lambda: backend.waiting)
+    telemetry.watch(
+        "policy_reloads", "Policy files taken over since the start", lambda: callers.status().reloads
+    )
+    telemetry.watch(
+        "policy_failures", "Policy files refused since the start", lambda: callers.status().failures
+    )
+    if audit is not None:
+        telemetry.watch("audit_lines", "Lines written to the audit log", lambda: audit.lines)
+        telemetry.watch("audit_lost", "Lines that could not be written", lambda: audit.lost)
+    return Service(
+        backend=backend,
+        callers=callers,
+        limits=RateLimits(),
+        admission=admission,
+        telemetry=telemetry,
+        audit=audit,
+        guard=guard,
+        timeout_s=options.timeout_s,
+    )
+
+
+def announcement(
+    options: ServeOptions, opened: socket.socket, formats: Mapping[str, ControlFormat], key: str | None
+) -> list[str]:
+    """What is served, to whom, where, and what is not set."""
+    address = opened.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    url = f"http://{host}:{address[1]}"
+    lines = [
+        f"playground  {url}/{'' if key is None else f'#key={key}'}",
+        f"API         {url}/v1 (documented at {url}/docs)",
+    ]
+    for name, dials in formats.items():
+        said = [
+            f"{dial} {level_text(dials.levels_of(dial)[0])} to {level_text(dials.levels_of(dial)[-1])}"
+            for dial in dials.names
+        ]
+        lines.append(f"model       {name}: {', '.join(said)}")
+    if options.policy is not None:
+        lines.append(f"policy      {options.policy}")
+    elif key is not None:
+        lines.append(
+            "policy      none: whoever has the key in the address above turns the dials freely, on this machine"
+        )
+    else:
+        lines.append(
+            "policy      none, and no key is asked for: anyone on this machine turns the dials freely"
+        )
+    return lines
