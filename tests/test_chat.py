@@ -9,7 +9,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rheostat import pocket
-from rheostat.chat import conversation_text, defuse, encode_prompt, encode_response, prompt_text, served_prompt
+from rheostat.chat import (
+    conversation_text,
+    defuse,
+    encode_prompt,
+    encode_response,
+    prompt_text,
+    served_prompt,
+)
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, PromptTooLong
 from rheostat.models import load_classifier

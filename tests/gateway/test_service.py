@@ -261,10 +261,9 @@ def test_a_guarded_answer_is_what_the_guard_gives_and_its_tokens_count() -> None
         exchange, events = await ask(service)
         report = {"samples": 8, "reached_floors": 3, "refused": False}
         assert exchange.answers == ["guarded"] and not backend.asks
-        assert exchange.outcome == Outcome(Usage(5, 40), report, None)
-        assert (await ask(service, score=True))[0].outcome == Outcome(
-            Usage(5, 40), report, {"safety": 0.9, "helpfulness": 0.8}
-        )
+        scores = {"safety": 0.9, "helpfulness": 0.8}
+        assert exchange.outcome == Outcome(Usage(5, 40), report, scores, shows_scores=False)
+        assert (await ask(service, score=True))[0].outcome == Outcome(Usage(5, 40), report, scores)
         assert audit.entries[0].guard == report and len(events) == 2
         guard.fails_with = Refusal(503, "guard_unavailable", "no", "wait")
         with pytest.raises(Refusal, match="no"):
