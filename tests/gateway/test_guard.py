@@ -22,7 +22,7 @@ from rheostat import calibration, pocket
 from rheostat.errors import ConfigError, EndpointError, ModelError, RewardError
 from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Ask, Piece, ServedModel, Usage
-from rheostat.gateway.guard import Guard, Guarded, choose
+from rheostat.gateway.guard import Guard, Guarded, choose, reaches
 from rheostat.gateway.guard_rewards import check_guards, load_scorer
 from rheostat.gateway.policy import AuditBlock, GuardBlock, Tenant, read_policy
 from rheostat.gateway.policy_source import PolicySource
@@ -110,8 +110,8 @@ def answer(drawer: Drawer, rewards: Rewards, tenant: Tenant, ask: Ask = ASK) -> 
 
 
 def test_the_nearest_above_the_floor_is_given() -> None:
-    """a is nearest, (0.7, 1.0) to (0.75, 1.0), but below the floor 0.75; of b, 0.25 + 0.2 away, and c, 0.0 + 0.3, c."""
-    rewards = by_text(a=(0.7, 1.0), b=(1.0, 0.8), c=(0.75, 0.7), d=(0.1, 0.1))
+    """a is nearest, (0.6, 1.0) to (0.75, 1.0), but does not reach the floor; of b, 0.25 + 0.2 away, and c, 0.3, c."""
+    rewards = by_text(a=(0.6, 1.0), b=(1.0, 0.8), c=(0.75, 0.7), d=(0.1, 0.1))
     found = answer(Drawer(), rewards, guarded_tenant(safety=0.75))
     assert (found.text, found.finish, found.drawn, found.reached) == ("c", "stop", 4, 2)
     assert found.scores == {"safety": 0.75, "helpfulness": 0.7}
@@ -120,7 +120,7 @@ def test_the_nearest_above_the_floor_is_given() -> None:
 
 
 def test_none_above_the_floor_is_a_refusal() -> None:
-    rewards = by_text(a=(0.7, 1.0), b=(0.74, 0.8), c=(0.2, 0.7), d=(0.1, 0.1))
+    rewards = by_text(a=(0.6, 1.0), b=(0.62, 0.8), c=(0.2, 0.7), d=(0.1, 0.1))
     found = answer(Drawer(), rewards, guarded_tenant(safety=0.75))
     assert (found.text, found.finish, found.scores) == (REFUSAL, "content_filter", None)
     assert found.report == {"samples": 4, "reached_floors": 0, "refused": True}
@@ -128,7 +128,7 @@ def test_none_above_the_floor_is_a_refusal() -> None:
 
 
 def test_every_floor_must_be_reached_and_a_dial_without_one_is_no_condition() -> None:
-    rewards = by_text(a=(0.9, 0.4), b=(0.4, 0.9), c=(0.5, 0.5), d=(1.0, 0.0))
+    rewards = by_text(a=(0.87, 0.3), b=(0.3, 0.9), c=(0.5, 0.5), d=(1.0, 0.0))
     assert answer(Drawer(), rewards, guarded_tenant(safety=0.5, helpfulness=0.5)).text == "c"
     assert answer(Drawer(), rewards, guarded_tenant(safety=1.0)).text == "d"
     assert answer(Drawer(), rewards, guarded_tenant()).report["reached_floors"] == 4
@@ -209,6 +209,20 @@ def test_a_score_of_one_answer_fails_closed_too() -> None:
         asyncio.run(scored(Rewards(lambda item: {})))
 
 
+@pytest.mark.parametrize(
+    ("score", "floor", "does"),
+    [(0.625, 0.75, True), (0.62, 0.75, False), (0.875, 1.0, True), (0.87, 1.0, False), (0.9, 0.5, True), (0, 0, True)],
+)
+def test_a_score_reaches_a_floor_from_half_way_to_the_level_below(score: float, floor: float, does: bool) -> None:
+    assert reaches(score, floor) is does
+
+
+def _reaches(score: float, floor: float) -> bool:
+    """By hand: no further from the floor than from the level below it."""
+    lower = [level for level in (0.0, 0.25, 0.5, 0.75) if level < floor]
+    return not lower or abs(floor - score) <= abs(lower[-1] - score)
+
+
 @given(
     st.lists(st.fixed_dictionaries({"safety": st.floats(0, 1), "helpfulness": st.floats(0, 1)}), min_size=1),
     st.dictionaries(st.sampled_from(["safety", "helpfulness"]), st.floats(0, 1)),
@@ -217,7 +231,7 @@ def test_no_choice_is_below_a_floor_and_none_is_missed(
     scores: list[dict[str, float]], floors: dict[str, float]
 ) -> None:
     place, reached = choose(scores, ASK.control, floors)
-    fit = [own for own in scores if all(own[dial] >= floor for dial, floor in floors.items())]
+    fit = [own for own in scores if all(_reaches(own[dial], floor) for dial, floor in floors.items())]
     assert reached == len(fit) and (place is None) == (not fit)
     if place is not None:
         distances = [abs(own["safety"] - 0.75) + abs(own["helpfulness"] - 1.0) for own in fit]

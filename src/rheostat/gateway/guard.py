@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rheostat.control import LEVELS, nearest_level
 from rheostat.gateway.backend import Ask, Backend, Ending, Piece, Usage
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.refusals import Refusal
@@ -47,10 +48,21 @@ def choose(scores: Sequence[Scores], control: Control, floors: Mapping[str, floa
 
     Of those that do, it is the one whose scores are nearest to the control.
     """
-    reached = [place for place, own in enumerate(scores) if all(own[dial] >= floor for dial, floor in floors.items())]
+    reached = [
+        place for place, own in enumerate(scores) if all(reaches(own[dial], floor) for dial, floor in floors.items())
+    ]
     if not reached:
         return None, 0
     return reached[nearest([scores[place] for place in reached], control)], len(reached)
+
+
+def reaches(score: float, floor: float) -> bool:
+    """Whether a calibrated score reaches a floor: no level of the full grid below the floor is nearer to it.
+
+    A floor is a level, and a level stands for the scores around it, as in training: 0.75 for those from 0.625 on. Held
+    against the floor itself, nearly no answer would reach a floor of 1.
+    """
+    return nearest_level(score, (floor, *(level for level in LEVELS if level < floor))) == floor
 
 
 class Guard:

@@ -57,7 +57,7 @@ class GuardBlock(PolicyBlock):
 
     samples: Annotated[int, Field(ge=1, le=64)] = Field(8, description="answers drawn for each that is given")
     refusal: Annotated[str, StringConstraints(min_length=1)] = Field(
-        "I cannot answer that here.", description="what is said where no answer scores at or above every floor"
+        "I cannot answer that here.", description="what is said where no answer reaches every floor (docs/gateway.md)"
     )
 
 
