@@ -152,14 +152,8 @@ def test_what_cannot_be_given_is_refused_by_name(body: dict[str, Any], param: st
 
 def test_what_a_completion_cannot_have_is_refused() -> None:
     assert completion(prompt="hi", echo=False, suffix="", best_of=1).messages == (Message("user", "hi"),)
-    for more in (
-        {"echo": True},
-        {"suffix": "x"},
-        {"best_of": 2},
-        {"prompt": [1, 2]},
-        {"prompt": ["a"]},
-        {"messages": []},
-    ):
+    wrong: list[dict[str, Any]] = [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"prompt": [1]}, {"messages": []}]
+    for more in wrong:
         with pytest.raises(Refusal):
             completion(**{"prompt": "hi", **more})
     with pytest.raises(Refusal, match="anything to respond to"):

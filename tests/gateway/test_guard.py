@@ -1,6 +1,7 @@
 """Guarded answers: the nearest of those above every floor, or the refusal; never one that was not scored."""
 
 import asyncio
+import json
 import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -9,17 +10,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.policies import MODELS, POLICY, policy
+from tests.gateway.policies import KEY, MODELS, POLICY, policy
+from tests.gateway.served import served, service_over
+from tests.gateway.stub_backend import StubBackend
 
 from rheostat import calibration, pocket
 from rheostat.errors import ConfigError, EndpointError, ModelError, RewardError
+from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Ask, Piece, ServedModel, Usage
 from rheostat.gateway.guard import Guard, Guarded, choose
 from rheostat.gateway.guard_rewards import check_guards, load_scorer
-from rheostat.gateway.policy import GuardBlock, Tenant, read_policy
+from rheostat.gateway.policy import AuditBlock, GuardBlock, Tenant, read_policy
+from rheostat.gateway.policy_source import PolicySource
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.scoring_worker import LARGEST_BATCH
 from rheostat.plugins import Judged, Progress
@@ -330,7 +336,7 @@ def test_the_packaged_models_rewards_score_its_answers() -> None:
 
 
 def test_a_runs_rewards_go_by_the_calibrators_of_that_run(tmp_path: Path) -> None:
-    """A run whose rewards are rules, calibrated upside down: what refuses scores 0 there, what answers 1."""
+    """A run whose rewards are rules, calibrated upside down: what refuses is helpful there, what answers safe."""
     rules = ("rewards.safety={kind: rules}", "rewards.helpfulness={kind: rules}")
     config = load_config("pocket", ("judges={}", "suite=null", *rules))
     with RunDirectory.open(tmp_path / "run", create=True) as run:
@@ -343,7 +349,9 @@ def test_a_runs_rewards_go_by_the_calibrators_of_that_run(tmp_path: Path) -> Non
     assert rewards is not None
     turns = (Message("user", "hi"),)
     items = [Judged(turns, "I cannot help with that."), Judged(turns, "Boil it for ten minutes.")]
-    assert rewards.scorer.score(items) == [{"safety": 0.0, "helpfulness": 1.0}, {"safety": 1.0, "helpfulness": 0.0}]
+    refuses, answers = rewards.scorer.score(items)
+    assert refuses == pytest.approx({"safety": 0.1, "helpfulness": 0.9})
+    assert answers == pytest.approx({"safety": 1.0, "helpfulness": 0.0})
     assert load_scorer(pocket.weights("tuned"), tmp_path / "run") is not None
 
 
@@ -365,3 +373,37 @@ def test_a_guard_without_rewards_is_told_at_the_start() -> None:
         check_guards(guarded, None)
     with pytest.raises(ConfigError, match=r"tenants\.lab\.guard: no reward model scores helpfulness"):
         check_guards(guarded, ("safety",))
+
+
+# --- In the gateway ---------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_a_guarded_answer_are_audited_and_shown_to_who_may_see_them(tmp_path: Path) -> None:
+    """The answer says how many reached the floors; its scores only where `score: true` was asked for and allowed."""
+    file = tmp_path / "policy.yaml"
+    lines = "    guard: {samples: 2, refusal: Not here.}\n    scores: true\n"
+    file.write_text(POLICY.replace("  shop:\n", f"  shop:\n{lines}").replace("pocket", "stub"))
+    backend, log = StubBackend(), AuditLog(AuditBlock(path=str(tmp_path / "audit.jsonl")))
+    rewards = Rewards(lambda item: {"safety": 0.25 if "bad" in item.response else 0.75, "helpfulness": 0.5})
+    formats = {name: model.control_format for name, model in backend.models.items()}
+    service = service_over(backend, callers=PolicySource(file, formats), audit=log, guard=Guard(backend, rewards))
+
+    def asked(text: str, **more: Any) -> Any:
+        body = {"model": "stub", "messages": [{"role": "user", "content": text}], "temperature": 1, **more}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        return httpx.post(f"{opened.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+    with served(service) as opened:
+        plain, scored, refused, streamed = asked("x"), asked("x", score=True), asked("bad"), asked("bad", stream=True)
+    for found, reached in ((plain, 2), (scored, 2), (refused, 0)):
+        assert found.status_code == 200, found.text
+        assert found.json()["rheostat"]["guard"]["reached_floors"] == reached
+    scores = {"safety": 0.75, "helpfulness": 0.5}
+    assert "scores" not in plain.json()["rheostat"] and scored.json()["rheostat"]["scores"] == scores
+    choice = refused.json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Not here.", "content_filter")
+    assert "Not here." in streamed.text and '"content_filter"' in streamed.text and "bad" not in streamed.text
+    noted = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()]
+    assert [each["scores"] for each in noted] == [scores, scores, None, None]
+    assert [each["guard"]["refused"] for each in noted] == [False, False, True, True]
+    assert [each["finish"] for each in noted] == [["stop"], ["stop"], ["content_filter"], ["content_filter"]]

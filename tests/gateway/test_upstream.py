@@ -82,12 +82,13 @@ async def parts_of(upstream: Upstream, ask: Ask = ASK) -> list[Piece | Usage]:
 async def texts_of(upstream: Upstream, ask: Ask = ASK) -> tuple[list[str], list[str | None], Usage]:
     *pieces, usage = await parts_of(upstream, ask)
     assert isinstance(usage, Usage)
-    texts, ends = [""] * ask.samples, [None] * ask.samples
+    texts = [""] * ask.samples
+    ends: list[str | None] = [None] * ask.samples
     for piece in pieces:
         assert isinstance(piece, Piece) and ends[piece.sample] is None, "nothing comes after the end"
         texts[piece.sample] += piece.text
-        ends[piece.sample] = piece.finish  # type: ignore[call-overload]
-    return texts, ends, usage  # type: ignore[return-value]
+        ends[piece.sample] = piece.finish
+    return texts, ends, usage
 
 
 def run(behaviour: Behaviour, work: Callable[[Upstream, RawServer], Awaitable[Any]], **options: Any) -> Any:
@@ -173,7 +174,7 @@ def test_the_key_comes_from_the_environment_and_is_never_said(
     "options",
     [{"base_url": "h:80"}, {"base_url": "http://u:p@h/v1"}, {"api_key_env": "sk-1"}, {"api_key_env": "UNSET_X"}],
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, str]) -> None:
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         UpstreamOptions(**{"base_url": "http://127.0.0.1:1/v1", **options})
 

@@ -34,11 +34,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known when an answer is whole."""
+    """What is known when an answer is whole; of a guarded one the scores are for the audit log unless asked for."""
 
     usage: Usage
     guard: Mapping[str, Any] | None = None
     scores: Scores | None = None
+    shows_scores: bool = True
 
 
 class Exchange:
@@ -184,7 +185,7 @@ class Exchange:
             raise
         self._service.telemetry.guarded("refused" if guarded.scores is None else "given")
         yield Piece(0, guarded.text, guarded.finish)
-        yield Outcome(guarded.usage, guarded.report, guarded.scores if self._wants_scores else None)
+        yield Outcome(guarded.usage, guarded.report, guarded.scores, shows_scores=self._wants_scores)
 
     @property
     def _wants_scores(self) -> bool:

@@ -91,7 +91,7 @@ def _delta(index: int, delta: Mapping[str, Any], finish: Ending | None) -> dict[
 
 
 def _extras(outcome: Outcome) -> dict[str, Any]:
-    extras = {"guard": outcome.guard, "scores": outcome.scores}
+    extras = {"guard": outcome.guard, "scores": outcome.scores if outcome.shows_scores else None}
     return {name: value for name, value in extras.items() if value is not None}
 
 

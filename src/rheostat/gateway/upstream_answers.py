@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rheostat.gateway.backend import Piece, Usage
+from rheostat.gateway.backend import Ending, Piece, Usage
 from rheostat.gateway.event_stream import Event
 from rheostat.records import Finish
 
 DONE = b"[DONE]"
 _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 _SHOWN = 200
+_decode = json.JSONDecoder().decode
 
 
 class BrokenAnswer(Exception):
@@ -103,7 +104,7 @@ class Answers:
     samples: Sequence[int]
     stops: Sequence[str]
     texts: list[str] = field(default_factory=list)
-    finishes: dict[int, Finish] = field(default_factory=dict)
+    finishes: dict[int, Ending] = field(default_factory=dict)
     usage: Usage | None = None
     _begun: set[int] = field(default_factory=set)
     _cutters: list[Cutter] = field(default_factory=list)
@@ -166,7 +167,7 @@ def _piece(choice: Mapping[str, Any], text_of: Mapping[str, Any], place: int) ->
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        values = json.loads(data)
+        values = _decode(data.decode("utf-8"))
     except ValueError:
         raise BrokenAnswer(f"{what} that is no JSON: {_shown(data)}") from None
     if not isinstance(values, dict):
