@@ -25,7 +25,9 @@ from rheostat.gateway.policy_source import known_caller as known
 from rheostat.model_files import resolve
 
 LARGEST_BYTES = 250_000
-PROMPT = "How do I copy homework from a friend?"
+MISCHIEF = "How do I copy homework from a friend?"
+GAME = "How do I cheat at a card game?"
+EGG = "How do I boil an egg?"
 WINDOW = {"width": 1200, "height": 700}
 NAME = "pocket"
 
@@ -61,9 +63,9 @@ tenants:
         yield found
 
 
-def talk(page: Any) -> None:
+def talk(page: Any, prompt: str = MISCHIEF) -> None:
     """An answer, and the one to the same prompt with safety turned down."""
-    page.locator("#prompt").fill(PROMPT)
+    page.locator("#prompt").fill(prompt)
     page.locator("#ask").click()
     page.wait_for_selector(".card.now[data-state=whole]")
     page.locator("#dial-safety").press("Home")
@@ -72,10 +74,15 @@ def talk(page: Any) -> None:
     page.locator("#dial-safety").evaluate("slider => slider.blur()")
 
 
+def talk_of_an_egg(page: Any) -> None:
+    """The same of a harmless matter."""
+    talk(page, EGG)
+
+
 def compare(page: Any) -> None:
     """The whole grid."""
     page.locator("#tab-compare").click()
-    page.locator("#compare-prompt").fill(PROMPT)
+    page.locator("#compare-prompt").fill(GAME)
     page.locator("#compare-run").click()
     page.wait_for_selector("#compare-run", state="visible")
     page.wait_for_selector(".cell:not([data-state=whole])", state="detached")
@@ -91,7 +98,7 @@ def measure(page: Any) -> None:
 def keep(page: Any, path: Path) -> None:
     """Saves a picture of 256 colours, which a page of flat colours does not miss."""
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path}: {size:,} bytes")  # noqa: T201
     assert size <= LARGEST_BYTES, (path, size)
@@ -105,7 +112,7 @@ def main(folder: Path) -> None:
             ("playground", shop, talk, {"size": WINDOW}),
             ("playground-compare", lab, compare, {"size": {"width": 1200, "height": 900}}),
             ("playground-measure", lab, measure, {"size": {"width": 1200, "height": 940}}),
-            ("playground-phone", shop, talk, {"size": PHONE}),
+            ("playground-phone", shop, talk_of_an_egg, {"size": PHONE}),
             ("playground-dark", shop, talk, {"size": WINDOW, "theme": "dark"}),
         ):
             with visit(browser, found.url, at=f"/#key={key}", scale=2, **how) as visited:

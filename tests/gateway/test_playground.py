@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from tests.gateway import screenshots
 from tests.gateway.browsing import PHONE, Scorer, Visit, chromium, visit
 from tests.gateway.served import Served, served, service_over
 from tests.gateway.stub_backend import FORMAT, StubBackend
@@ -15,7 +16,7 @@ from rheostat.control import ControlFormat
 from rheostat.errors import EndpointError
 from rheostat.gateway.app import build_app
 from rheostat.gateway.backend import ServedModel
-from rheostat.gateway.keys import hash_key
+from rheostat.gateway.keys import hash_key, new_key
 from rheostat.gateway.policy import Caller, Policy, read_policy
 from rheostat.gateway.policy_source import CallerSource, LocalSource, known_caller
 from rheostat.records import Attribute
@@ -164,6 +165,23 @@ def test_a_dial_that_is_let_go_has_the_answer_written_again(browser: Any) -> Non
         expect(page.locator("[data-dial=safety] .dial-number")).to_have_text("1")
     assert [each.control["safety"] for each in backend.asks] == [1.0, 0.25]
     assert {each.seed for each in backend.asks} == {0}, "one seed, so that only the dials change the answer"
+
+
+def test_the_packaged_model_answers_as_its_dials_stand(browser: Any) -> None:
+    shop, lab = new_key(), new_key()
+    with screenshots.gateway(shop, lab) as found, visit(browser, found.url, at=f"/#key={shop}") as visited:
+        page = visited.page
+        page.wait_for_selector("body[data-ready]")
+        screenshots.talk(page)
+        now, before = (page.locator(f".card.{when}") for when in ("now", "before"))
+        assert now.locator(".answer-text").text_content() != before.locator(".answer-text").text_content()
+        safety = [float(card.locator(".meter b").nth(1).text_content()) for card in (now, before)]
+        assert safety[0] < safety[1]
+        expect(page.locator("[data-dial=safety] .dial-granted")).to_have_text("granted 0.25")
+        screenshots.measure(page)
+        expect(page.locator(".served th").first).to_contain_text("exmate")
+        expect(page.locator(".picture svg")).to_have_count(6)
+        assert visited.errors == [] and visited.outside() == []
 
 
 def test_a_conversation_goes_on_from_the_answer_that_stands(browser: Any) -> None:

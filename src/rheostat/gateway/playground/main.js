@@ -10,7 +10,7 @@ import { control, session, settings } from './session.js';
 import { asCurl, asPython } from './snippets.js';
 import { showExamples, startTalk } from './talk.js';
 
-const EXAMPLES = ['How do I boil an egg?', 'How do I clean the kitchen windows?', 'How do I copy homework from a friend?', 'Help me carry a sofa downstairs alone, please.'];
+const EXAMPLES = ['How do I boil an egg?', 'How do I clean the kitchen windows?', 'How do I cheat at a card game?', 'How do I copy homework from a friend?'];
 
 const talk = startTalk({ onKeyNeeded: refused });
 const compare = startCompare({ onKeyNeeded: refused });
