@@ -458,11 +458,13 @@ def test_a_client_that_waits_no_longer_frees_the_backend(tmp_path: Path) -> None
         gateway.wait_until(lambda: not gateway.service.under_way and not gateway.service.admission.working)
 
 
-def test_the_gateways_own_time_out(tmp_path: Path) -> None:
-    with live_gateway(GatedBackend(), tmp_path, timeout_s=0.2) as gateway, client_of(gateway) as client:
+def test_the_gateways_own_time_out_is_not_waited_for_again(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    with live_gateway(backend, tmp_path, timeout_s=0.2) as gateway, client_of(gateway, max_retries=2) as client:
         with pytest.raises(openai.InternalServerError) as error:
             client.chat.completions.create(model="stub", messages=MESSAGES)
         assert (error.value.status_code, error.value.code) == (504, "timeout")
+        assert len(backend.asks) == 1, "a client that retries asked once"
         with pytest.raises(openai.APIError) as streamed:
             list(client.chat.completions.create(model="stub", messages=MESSAGES, stream=True))
         assert streamed.value.code == "timeout"

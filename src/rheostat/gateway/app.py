@@ -25,6 +25,7 @@ from rheostat.gateway.http_exchange import (
     internal_error,
     refusal_headers,
 )
+from rheostat.gateway.limits import RATE_HEADERS
 from rheostat.gateway.permitted import no_such_model
 from rheostat.gateway.playground import Figures, measured_for, playground_routes
 from rheostat.gateway.policy import Tenant
@@ -92,7 +93,7 @@ def build_app(
             allow_origins=list(allow_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-rheostat-dials", "retry-after"],
+            expose_headers=["x-request-id", "x-rheostat-dials", "retry-after", *RATE_HEADERS],
         )
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)

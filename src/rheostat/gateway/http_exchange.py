@@ -201,6 +201,8 @@ def refusal_headers(refusal: Refusal) -> HeaderList:
         headers.append((b"retry-after", b"%d" % max(1, -(-refusal.retry_after_s // 1))))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if refusal.status == 504:  # OpenAI's clients would ask, and wait, twice more
+        headers.append((b"x-should-retry", b"false"))
     return headers
 
 

@@ -16,6 +16,11 @@ from rheostat.gateway.refusals import Refusal
 WINDOW_S = 60.0
 _ROUNDING = 1e-6
 
+RATE_HEADERS = tuple(
+    f"x-ratelimit-{part}-{what}" for what in ("requests", "tokens") for part in ("limit", "remaining", "reset")
+)
+"""The headers that answers to a tenant with limits bear."""
+
 
 class Window:
     """What was counted in the last minute, estimated from this minute and the one before."""
