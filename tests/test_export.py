@@ -17,8 +17,10 @@ from rheostat.cli import app
 from rheostat.dialled import DialledModel
 from rheostat.errors import DialError, InputError, ModelError
 from rheostat.export import export
+from rheostat.measured import FILE, read_measured
 from rheostat.method_name import TrainingData
 from rheostat.records import EvaluationRow, Example, ScoredResponse
+from rheostat.report_tables import headline
 from rheostat.rundir import RunDirectory
 from rheostat.storage import read_object
 
@@ -255,3 +257,21 @@ def test_an_adapters_card_says_who_serves_it(adapter: Path) -> None:
     assert "library_name: peft" in text and "An adapter tuned by Rheostat's `clm` from `pocket:chat`" in text
     assert "vllm serve BASE --enable-lora" in text and "`transformers serve` takes no adapter" in text
     assert str(Path.cwd()) not in text
+
+
+def test_a_run_and_its_export_have_the_same_figures(restricted_run: Path, merged: Path) -> None:
+    figures: Any = read_measured(restricted_run)
+    assert read_object(merged / FILE) == figures == read_measured(merged)
+    evaluation = read_object(restricted_run / "evaluation.json")
+    own = evaluation["evaluations"]["optimization"]["clm"]
+    assert figures["method"] == "clm" and figures["headline"] == headline(evaluation, ["helpfulness", "safety"])
+    (found,) = figures["evaluations"]
+    (method,) = [each for each in found["methods"] if each["name"] == "clm"]
+    assert found["prompts"] == 2
+    assert method["dials"]["safety"]["MP"] == own["attributes"]["safety"]["MP"]
+    assert method["dials"]["safety"]["cross_effects"] == {"helpfulness": own["cross_effect"]["safety_by_helpfulness"]}
+    curve = found["curves"]["safety"]
+    assert [point["requested"] for point in curve] == [0.5, 0.75, 1.0]
+    settings = [each["achieved"]["safety"] for each in own["settings"] if each["requested"]["safety"] == 0.5]
+    assert curve[0]["achieved"] == pytest.approx(sum(settings) / len(settings))
+    assert curve[0]["low"] <= curve[0]["achieved"] <= curve[0]["high"]

@@ -11,7 +11,7 @@ from rheostat.grid import Grid
 from rheostat.recipe import load_config
 from rheostat.records import EvaluationRow
 from rheostat.rundir import RunDirectory
-from rheostat.storage import read_object
+from rheostat.storage import require_object
 
 FILE = "measured.json"
 """Its name beside an exported model's weights."""
@@ -50,13 +50,13 @@ def read_measured(path: Path, method: str | None = None) -> dict[str, Any] | Non
     Raises `ModelError`, `StorageError`.
     """
     if (path / FILE).is_file():
-        return read_object(path / FILE)
+        return require_object(path / FILE)
     if not (path / "evaluation.json").is_file():
         return None
     with RunDirectory.open(path, read_only=True) as run:
         config = load_config(run.config_path)
         _, chosen = tuned_model(run, method)
-        return measured(run, config, read_object(path / "evaluation.json"), chosen)
+        return measured(run, config, require_object(path / "evaluation.json"), chosen)
 
 
 def _method(name: str, entry: Mapping[str, Any], dials: tuple[str, ...]) -> dict[str, Any]:

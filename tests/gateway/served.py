@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.gateway.stub_backend import StubBackend
-
 from rheostat.gateway.admission import Admission
 from rheostat.gateway.app import build_app
+from rheostat.gateway.backend import Backend
 from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.limits import RateLimits
@@ -21,7 +20,7 @@ from rheostat.gateway.telemetry import Telemetry
 
 
 def service_over(
-    backend: StubBackend,
+    backend: Backend,
     *,
     callers: CallerSource | None = None,
     audit: Audit | None = None,

@@ -1,6 +1,7 @@
 """The HTTP API over real sockets: answers, streams, errors, and clients that misbehave."""
 
 import asyncio
+import functools
 import json
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.gateway.served import Served, served, service_over
 from tests.gateway.stub_backend import FORMAT, MODELS, StubBackend
 
 from rheostat.errors import EndpointError, ModelError, PromptTooLong
+from rheostat.gateway.app import build_app
 from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.http_exchange import BodyLimits
@@ -391,6 +393,10 @@ def head(body: bytes = b"", *, path: str = CHAT, more: bytes = b"", length: int 
     )
 
 
+def has_asks(backend: StubBackend, count: int) -> bool:
+    return len(backend.asks) == count
+
+
 def read_all(connection: socket.socket) -> bytes:
     """All that comes until the server closes."""
     found = b""
@@ -407,7 +413,7 @@ def test_a_client_that_goes_ends_its_work(backend: StubBackend, tmp_path: Path) 
             body = json.dumps({**HELLO, "stream": streams}).encode()
             with connect(gateway) as connection:
                 connection.sendall(head(body) + body)
-                gateway.wait_for(lambda: len(backend.asks) == 2 - streams)
+                gateway.wait_for(functools.partial(has_asks, backend, 2 - streams))
                 if streams:
                     assert b"three" not in connection.recv(65536)
             gateway.wait_for(lambda: not gateway.service.under_way)
@@ -498,7 +504,7 @@ def test_headers_that_are_too_large_are_431(gateway: Served, is_ended: bool) -> 
     [
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/9.9\r\nhost: localhost\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcde",
         b"GET / HTTP/1.1\r\nhost: localhost\r\nx : y\r\n\r\n",
     ],
@@ -589,11 +595,11 @@ def test_only_the_callers_own_models_are_his(backend: StubBackend, tmp_path: Pat
         f"version: 1\ntenants: {{shop: {{models: [other], keys: [{{id: a, sha256: {hash_key(KEY)}}}]}}}}\n"
     )
     source = PolicySource(path, {"stub": FORMAT, "other": FORMAT})
-    with served(service_over(backend, callers=source)) as gateway:
-        with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {KEY}"}) as client:
-            assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
-            assert client.post(CHAT, json=HELLO).status_code == 404
-            assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
+    service, headers = service_over(backend, callers=source), {"authorization": f"Bearer {KEY}"}
+    with served(service) as gateway, httpx.Client(base_url=gateway.url, headers=headers) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["other"]
+        assert client.post(CHAT, json=HELLO).status_code == 404
+        assert client.post(CHAT, json={"messages": HELLO["messages"]}).json()["model"] == "other"
 
 
 def test_a_key_of_this_process_opens_alone(backend: StubBackend) -> None:
@@ -605,3 +611,16 @@ def test_a_key_of_this_process_opens_alone(backend: StubBackend) -> None:
             == 200
         )
         assert httpx.get(f"{gateway.url}/").status_code == 200
+
+
+def test_an_origin_that_is_allowed_may_ask_and_no_other(backend: StubBackend) -> None:
+    service = service_over(backend)
+    app = build_app(service, allow_origins=["https://example.org"])
+    with served(service, app=app) as gateway, httpx.Client(base_url=gateway.url) as client:
+        for origin, is_allowed in (("https://example.org", True), ("https://evil.example", False)):
+            headers = {"origin": origin, "access-control-request-method": "POST"}
+            preflight = client.options(CHAT, headers=headers)
+            answer = client.post(CHAT, json=HELLO, headers={"origin": origin})
+            assert answer.status_code == 200
+            for response in (preflight, answer):
+                assert (response.headers.get("access-control-allow-origin") == origin) == is_allowed

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.random_models import TOKENIZER
 from tokenizers import AddedToken, Tokenizer, decoders, models
@@ -30,6 +30,7 @@ def bert_like() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
 
 
+LIGHT = settings(max_examples=80, deadline=None)
 TOKENIZERS = {"byte-level": TOKENIZER, "llama": llama_like(), "bert": bert_like()}
 DETOKENISERS = {name: Detokeniser(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
@@ -50,6 +51,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@LIGHT
 @given(data=st.data())
 def test_pieces_add_up_to_the_text(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]
@@ -86,6 +88,7 @@ def test_text_comes_with_its_token() -> None:
 SHORT = st.text("ab.", max_size=3)
 
 
+@LIGHT
 @given(st.lists(SHORT, max_size=12), st.lists(SHORT, max_size=3))
 def test_a_text_is_cut_before_the_first_stop_text_however_it_is_split(pieces: list[str], stop: list[str]) -> None:
     cutter = StopTexts(stop)
@@ -109,6 +112,7 @@ def test_no_more_is_held_back_than_may_begin_a_stop_text() -> None:
     assert cutter.end() == ""
 
 
+@LIGHT
 @given(st.data())
 def test_a_stop_text_may_be_split_over_tokens(data: st.DataObject) -> None:
     text = "1. Dust the window frames. 2. Mix warm water with vinegar."

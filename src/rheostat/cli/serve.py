@@ -126,9 +126,9 @@ def serve(
 ) -> None:
     """Serve a model with dials over an OpenAI-compatible API, under a policy.
 
-    Needs `pip install 'rheostat[gateway]'`. Without --policy, whoever has the address that is printed, which holds a key
-    made for this process, may turn the dials freely; only this machine is listened to. SIGTERM ends it when the requests
-    under way have ended; SIGHUP reads the policy file anew at once.
+    Needs `pip install 'rheostat[gateway]'`. Without --policy, whoever has the address that is printed, which holds a
+    key made for this process, may turn the dials freely; only this machine is listened to. SIGTERM ends it when the
+    requests under way have ended; SIGHUP reads the policy file anew at once.
     """
     try:
         from rheostat.gateway.serving import ServeOptions, UpstreamAddress, serve_forever

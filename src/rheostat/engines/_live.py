@@ -4,6 +4,7 @@ Greedy answers are those of `TransformersEngine`, and a sample's tokens depend o
 alone, whoever else is in the batch: both up to the rounding of sums that are taken in another order.
 """
 
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -23,6 +24,7 @@ from rheostat.models import Policy
 from rheostat.plugins import Sampling
 from rheostat.records import Finish
 
+_logger = logging.getLogger(__name__)
 _COLUMN_STEP = 64
 _HEADROOM = 32
 _FAULT_HINT = "ask again; if the device is out of memory, lower batch_tokens"
@@ -294,6 +296,7 @@ class LiveLoop:
         self._drop(lambda answer: answer.request in requests)
         error = fault
         if not isinstance(error, ModelError):
+            _logger.error("the model failed", exc_info=fault)
             error = ModelError(f"the model failed: {first_line(fault)}", hint=_FAULT_HINT)
             error.__cause__ = fault
         events.extend(Failed(request, error) for request in requests)

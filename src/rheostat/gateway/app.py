@@ -1,7 +1,7 @@
 """The HTTP API as an ASGI application: its routes, its errors, its OpenAPI document."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
 
@@ -34,6 +34,8 @@ from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import CONTENT_TYPE
 from rheostat.version import __version__
 
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 _logger = logging.getLogger(__name__)
 
 
@@ -62,7 +64,13 @@ def build_app(
         [dial for model in service.backend.models.values() for dial in model.control_format.attributes]
     )
     limits = body_limits or BodyLimits()
-    _add_completions(app, service, types, limits)
+    endpoints = {
+        CHAT: CompletionEndpoint(service, "chat", f"POST {CHAT}", types.chat, limits),
+        COMPLETIONS: CompletionEndpoint(
+            service, "completion", f"POST {COMPLETIONS}", types.completion, limits
+        ),
+    }
+    _add_completions(app, endpoints)
     _add_models(app, service, figures)
     _add_state(app, service)
     app.add_exception_handler(Refusal, _on_refusal)  # type: ignore[arg-type]
@@ -79,7 +87,8 @@ def build_app(
     api_document.describe_bodies(app, types)
     api_document.add_docs(app)
     app.include_router(playground_routes())
-    return Door(app, service.telemetry, only_loopback_names=only_loopback_names)
+    direct = {} if allow_origins else {("POST", path): endpoint for path, endpoint in endpoints.items()}
+    return Door(app, service.telemetry, only_loopback_names=only_loopback_names, direct=direct)
 
 
 class _Handed(Response):
@@ -93,15 +102,12 @@ class _Handed(Response):
         await self._endpoint(scope, receive, send)
 
 
-def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: BodyLimits) -> None:
-    chat = _Handed(CompletionEndpoint(service, "chat", "POST /v1/chat/completions", types.chat, limits))
-    completion = _Handed(
-        CompletionEndpoint(service, "completion", "POST /v1/completions", types.completion, limits)
-    )
+def _add_completions(app: FastAPI, endpoints: Mapping[str, CompletionEndpoint]) -> None:
+    chat, completion = (_Handed(endpoints[path]) for path in (CHAT, COMPLETIONS))
     errors = api_document.errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 502, 503, 504)
 
     @app.post(
-        "/v1/chat/completions",
+        CHAT,
         response_model=ChatCompletion,
         responses=api_document.answers("chat.completion.chunk") | errors,
         tags=["completions"],
@@ -111,7 +117,7 @@ def _add_completions(app: FastAPI, service: Service, types: BodyTypes, limits: B
         return chat
 
     @app.post(
-        "/v1/completions",
+        COMPLETIONS,
         response_model=Completion,
         responses=api_document.answers("text_completion") | errors,
         tags=["completions"],

@@ -1,7 +1,8 @@
 // One cell of the compare view, opened large; arrows go to its neighbours.
 
-import { $, levelText } from './dom.js';
+import { $ } from './dom.js';
 import { meters } from './meters.js';
+import { controlText } from './model.js';
 import { session } from './session.js';
 
 export function largeCell() {
@@ -13,7 +14,7 @@ export function largeCell() {
 
   const show = () => {
     const cell = grid.cells[y][x];
-    $('cell-title').textContent = [grid.rows, grid.columns].filter(Boolean).map((dial) => `${dial.name} ${levelText(cell.control[dial.name])}`).join(', ');
+    $('cell-title').textContent = controlText([grid.rows, grid.columns].filter(Boolean), cell.control);
     $('cell-text').textContent = cell.problem || cell.text || 'Nothing is written here yet.';
     $('cell-scores').replaceChildren(...meters(session.model.dials, cell.control, cell.scores));
   };

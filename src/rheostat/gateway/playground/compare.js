@@ -2,9 +2,10 @@
 
 import { ask, chatBody, Failure } from './api.js';
 import { largeCell } from './cell.js';
-import { $, capital, el, growing, levelText, numberText } from './dom.js';
+import { $, el, growing, levelText, numberText } from './dom.js';
 import { scoresOf } from './meters.js';
-import { control, session, settings, wantsScores, withSystem } from './session.js';
+import { controlText } from './model.js';
+import { control, session, settings, withSystem } from './session.js';
 
 const AT_ONCE = 4;
 const BANDS = 6;
@@ -102,18 +103,17 @@ function draw() {
   const across = el('th', { scope: 'colgroup', colspan: columns.levels.length, class: 'axis' }, el('span', {}, columns.low), el('b', {}, columns.name), el('span', {}, columns.high));
   const body = cells.map((row, y) =>
     el('tr', {},
-      rows && el('th', { scope: 'row' }, levelText(rowLevels[y])),
+      rows ? el('th', { scope: 'row' }, levelText(rowLevels[y])) : null,
       ...row.map((cell, x) => el('td', {}, button(cell, x, y))),
     ),
   );
   if (rows) {
     body[0].prepend(el('th', { scope: 'rowgroup', rowspan: cells.length, class: 'axis upright' }, el('div', {}, el('span', {}, rows.low), el('b', {}, rows.name), el('span', {}, rows.high))));
   }
-  const blank = rows ? [el('td', { colspan: 2, class: 'corner' })] : [];
-  const blankToo = rows ? [el('td', { colspan: 2, class: 'corner' })] : [];
+  const blank = () => (rows ? el('td', { colspan: 2, class: 'corner' }) : null);
   $('grid-box').replaceChildren(
     el('table', { class: 'grid', 'aria-label': 'Answers by level' },
-      el('thead', {}, el('tr', {}, ...blank, across), el('tr', {}, ...blankToo, ...head)),
+      el('thead', {}, el('tr', {}, blank(), across), el('tr', {}, blank(), ...head)),
       el('tbody', {}, ...body),
     ),
   );
@@ -154,7 +154,7 @@ function paint(cell) {
   if (score === null) delete cell.node.dataset.band;
   else cell.node.dataset.band = Math.min(BANDS - 1, Math.floor(score * BANDS));
   const { rows, columns } = grid;
-  const where = [rows, columns].filter(Boolean).map((dial) => `${dial.name} ${levelText(cell.control[dial.name])}`).join(', ');
+  const where = controlText([rows, columns].filter(Boolean), cell.control);
   const said = { empty: 'empty', waiting: 'waiting', writing: 'being written', failed: cell.problem, stopped: 'stopped' }[cell.state];
   cell.node.setAttribute('aria-label', `${where}: ${said ?? `${score === null ? '' : `achieved ${grid.by} ${numberText(score)}. `}${cell.text}`}`);
 }
@@ -195,7 +195,7 @@ async function fill(onKeyNeeded) {
     mine.abort();
     if (error instanceof Failure) {
       say(error.message);
-      if (error.status === 401) onKeyNeeded(error.message);
+      if (error.status === 401) onKeyNeeded();
     } else if (error.name === 'AbortError') say(`Stopped after ${done} of ${cells.length} answers.`);
     else throw error;
   } finally {
@@ -242,9 +242,11 @@ async function write(cell, prompt, mine, say) {
 }
 
 function busy(isBusy) {
+  const hadFocus = document.activeElement === $('compare-stop');
   $('compare-stop').hidden = !isBusy;
   $('compare-run').hidden = isBusy;
   if (isBusy) $('compare-stop').focus();
+  else if (hadFocus) $('compare-run').focus();
 }
 
 function moveFocus(event) {

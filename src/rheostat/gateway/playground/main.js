@@ -1,6 +1,6 @@
 // The page's beginning: who asks, which model, and what the views share.
 
-import { chatBody, Failure, getDials, readKey, setKey } from './api.js';
+import { chatBody, Failure, getDials, hasKey, readKey, setKey } from './api.js';
 import { startCompare } from './compare.js';
 import { sliders } from './dials.js';
 import { $, el, tabs } from './dom.js';
@@ -12,8 +12,8 @@ import { showExamples, startTalk } from './talk.js';
 
 const EXAMPLES = ['How do I boil an egg?', 'How do I clean the kitchen windows?', 'How do I copy homework from a friend?', 'Help me carry a sofa downstairs alone, please.'];
 
-const talk = startTalk({ onKeyNeeded: askForKey });
-const compare = startCompare({ onKeyNeeded: askForKey });
+const talk = startTalk({ onKeyNeeded: refused });
+const compare = startCompare({ onKeyNeeded: refused });
 
 readKey();
 theme();
@@ -21,7 +21,7 @@ keys();
 code();
 const select = tabs(document.querySelector('.bar [role=tablist]'), (id) => {
   if (id === 'tab-compare') compare.suggest(lastPrompt());
-  if (id === 'tab-measure' && session.model) showMeasured(askForKey);
+  if (id === 'tab-measure' && session.model) showMeasured(refused);
 });
 $('shortcut').textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? '⌘ Enter' : 'Ctrl Enter';
 window.addEventListener('hashchange', () => {
@@ -43,7 +43,7 @@ async function start() {
     session.models = readModels(await getDials());
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    if (error.status === 401) askForKey(error.message);
+    if (error.status === 401) refused();
     else say(error.message, start);
     return;
   }
@@ -61,6 +61,7 @@ function use(name) {
   session.model = session.models.find((model) => model.name === name);
   session.sliders = sliders($('dials'), session.model.dials, { onMove: () => {}, onRelease: talk.again });
   $('system-field').hidden = !session.model.maySystem;
+  if (session.model.maxTokens) $('max-tokens').max = session.model.maxTokens;
   $('score-field').hidden = !session.model.mayScore;
   talk.restart();
   compare.reset();
@@ -76,14 +77,21 @@ function say(words, retry = null) {
   $('notice').replaceChildren(words, ...(retry ? [' ', el('button', { type: 'button', class: 'quiet', onclick: retry }, 'Try again')] : []));
 }
 
-function askForKey(message = null) {
-  if (message !== null && message.includes('know')) $('key-message').textContent = `${message} Look whether it was copied whole.`;
+/** The server answered 401: it asks for a key, or does not know the one it got. */
+function refused() {
+  if (hasKey()) askForKey('The server does not know this key', 'Look whether it was copied whole, and whether it has expired.');
+  else askForKey('This server asks for a key', 'Whoever runs it gives you one.');
+}
+
+function askForKey(title, message) {
+  $('key-title').textContent = title;
+  $('key-message').textContent = `${message} It stays in this tab and is gone when you close it.`;
   if (!$('key-dialog').open) $('key-dialog').showModal();
   $('key-input').focus();
 }
 
 function keys() {
-  $('key-button').addEventListener('click', () => askForKey());
+  $('key-button').addEventListener('click', () => askForKey(hasKey() ? 'Use another key' : 'Use a key', ''));
   $('key-cancel').addEventListener('click', () => $('key-dialog').close());
   $('key-form').addEventListener('submit', () => {
     setKey($('key-input').value);

@@ -30,7 +30,7 @@ export async function showMeasured(onKeyNeeded) {
     shownFor = null;
     if (!(error instanceof Failure)) throw error;
     box.replaceChildren(el('p', { class: 'card-note failed' }, error.message));
-    if (error.status === 401) onKeyNeeded(error.message);
+    if (error.status === 401) onKeyNeeded();
   }
 }
 

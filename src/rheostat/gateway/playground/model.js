@@ -2,20 +2,19 @@
 
 import { levelText } from './dom.js';
 
-/** `[{name, dials: [{name, description, low, high, levels, value, floor, ceiling}], mayScore, maySystem, maxTokens}]` */
+/** `[{name, dials: [{name, description, low, high, levels, start}], mayScore, maySystem, maxTokens}]` */
 export function readModels(document) {
   return document.models.map((model) => ({
     name: model.name,
-    mayScore: Boolean(model.scores ?? document.scores),
-    maySystem: Boolean(model.system_turn ?? document.system_turn ?? true),
+    mayScore: document.scores,
+    maySystem: document.system_turn,
+    maxTokens: document.max_tokens,
     dials: model.dials.map((dial) => ({
       name: dial.name,
       description: dial.description,
       low: dial.low,
       high: dial.high,
       levels: dial.levels,
-      floor: dial.floor ?? 0,
-      ceiling: dial.ceiling ?? 1,
       start: dial.default,
     })),
   }));
@@ -30,9 +29,5 @@ export function levelName(dial, level) {
   return `between ${dial.low} and ${dial.high}`;
 }
 
-/** A control in words: `helpfulness 1, safety 0.75`. */
-export function controlText(control) {
-  return Object.entries(control)
-    .map(([name, level]) => `${name} ${levelText(level)}`)
-    .join(', ');
-}
+/** The levels of some dials: `helpfulness 1, safety 0.75`. */
+export const controlText = (dials, control) => dials.map((dial) => `${dial.name} ${levelText(control[dial.name])}`).join(', ');

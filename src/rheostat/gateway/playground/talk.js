@@ -8,7 +8,7 @@ import { control, session, settings, wantsScores, withSystem } from './session.j
 
 /**
  * `turns`: the exchanges so far, each `{prompt, now, before}`; an answer is
- * `{text, control, scores, guard, state, problem}` of state `writing`, `whole`, `cut`, `stopped` or `failed`.
+ * `{text, control, granted, scores, state, problem}` of state `writing`, `whole`, `cut`, `refused`, `stopped` or `failed`.
  */
 const turns = [];
 let running = null;
@@ -26,7 +26,10 @@ export function startTalk({ onKeyNeeded }) {
       send(onKeyNeeded);
     }
   });
-  $('stop').addEventListener('click', stop);
+  $('stop').addEventListener('click', () => {
+    stop();
+    $('prompt').focus();
+  });
   $('restart').addEventListener('click', restart);
   return {
     stop,
@@ -84,7 +87,7 @@ async function write(turn, onKeyNeeded) {
   const mine = new AbortController();
   running = mine;
   if (turn.now?.text && turn.now.state !== 'writing') turn.before = turn.now;
-  const answer = { text: '', control: control(), granted: null, scores: null, guard: null, state: 'writing', problem: '' };
+  const answer = { text: '', control: control(), granted: null, scores: null, state: 'writing', problem: '' };
   turn.now = answer;
   draw();
   const body = chatBody({
@@ -107,12 +110,12 @@ async function write(turn, onKeyNeeded) {
       },
     });
     take(answer, rheostat);
-    answer.state = finish === 'length' ? 'cut' : 'whole';
+    answer.state = { length: 'cut', content_filter: 'refused' }[finish] ?? 'whole';
   } catch (error) {
     if (error.name === 'AbortError') answer.state = 'stopped';
     else if (error instanceof Failure) Object.assign(answer, { state: 'failed', problem: error.message });
     else throw error;
-    if (error.status === 401) onKeyNeeded(error.message);
+    if (error.status === 401) onKeyNeeded();
   } finally {
     if (running === mine) {
       running = null;
@@ -124,7 +127,6 @@ async function write(turn, onKeyNeeded) {
 
 function take(answer, rheostat) {
   answer.scores = scoresOf(rheostat);
-  answer.guard = rheostat.guard ?? null;
   if (!rheostat.dials) return;
   session.sliders.granted(rheostat.dials);
   answer.granted = rheostat.dials;
@@ -198,6 +200,7 @@ function problem(answer) {
     writing: answer.problem,
     stopped: 'Stopped.',
     cut: 'Cut off at the most tokens allowed.',
+    refused: 'No answer drawn reached your floors; this text stands for them.',
     whole: limited.map(([name, dial]) => `${name}: ${dial.why}.`).join(' '),
   }[answer.state];
   return el('p', { class: `card-note ${answer.state}`, hidden: !said }, said);
