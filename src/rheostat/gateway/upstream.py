@@ -235,7 +235,7 @@ class Upstream:
         end = self._tokenizer.eos_token_id
         completion = 0
         for index, finish in answers.finishes.items():
-            ids = encode_response(self._tokenizer, answers.texts[index], end_id=0 if end is None else end)
+            ids = encode_response(self._tokenizer, answers.text(index), end_id=0 if end is None else end)
             completion += len(ids) - (finish == "length")
         return Usage(_tokens(self._tokenizer, prepared.prompt), completion)
 

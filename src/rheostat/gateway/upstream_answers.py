@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from rheostat.gateway.backend import Ending, Piece, Usage
 from rheostat.gateway.event_stream import Event
 from rheostat.gateway.text_stream import StopTexts
@@ -13,7 +15,6 @@ from rheostat.records import Finish
 DONE = b"[DONE]"
 _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 _SHOWN = 200
-_decode = json.JSONDecoder().decode
 
 
 class BrokenAnswer(Exception):
@@ -75,14 +76,14 @@ class Answers:
 
     samples: Sequence[int]
     stops: Sequence[str]
-    texts: list[str] = field(default_factory=list)
+    _texts: list[list[str]] = field(default_factory=list)
     finishes: dict[int, Ending] = field(default_factory=dict)
     usage: Usage | None = None
     _begun: set[int] = field(default_factory=set)
     _cutters: list[StopTexts] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.texts = [""] * len(self.samples)
+        self._texts = [[] for _ in self.samples]
         self._cutters = [StopTexts(self.stops) for _ in self.samples]
 
     def take(self, part: Part) -> Iterator[Piece]:
@@ -109,8 +110,12 @@ class Answers:
         if finish is not None:
             self.finishes[index] = finish
         if text or finish is not None:
-            self.texts[index] += text
+            self._texts[index].append(text)
             yield Piece(self.samples[index], text, finish)
+
+    def text(self, index: int) -> str:
+        """What has come of an answer."""
+        return "".join(self._texts[index])
 
     @property
     def are_cut(self) -> bool:
@@ -139,7 +144,7 @@ def _piece(choice: Mapping[str, Any], text_of: Mapping[str, Any], place: int) ->
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        values = _decode(data.decode("utf-8"))
+        values = from_json(data)
     except ValueError:
         raise BrokenAnswer(f"{what} that is no JSON: {_shown(data)}") from None
     if not isinstance(values, dict):
