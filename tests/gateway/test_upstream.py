@@ -33,7 +33,6 @@ from rheostat.gateway.backend import Ask, Piece, Usage
 from rheostat.gateway.event_stream import LARGEST_EVENT, Event, EventReader
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.upstream import Upstream
-from rheostat.gateway.upstream_answers import Cutter
 from rheostat.gateway.upstream_client import UpstreamOptions
 from rheostat.records import Message
 
@@ -212,9 +211,10 @@ def test_a_stream_is_read_however_it_is_cut_and_ended(variant: str, step: int) -
 
 def test_pieces_come_as_they_are_made() -> None:
     """The first is here before the server has sent the second."""
-    more = asyncio.Event()
+    begin, more = asyncio.Event(), asyncio.Event()
 
     async def behaviour(got: Got, line: Line) -> None:
+        await begin.wait()
         await line.send(STREAM_HEAD + chunked(event(delta("Boil "))))
         await more.wait()
         await line.send(chunked(event(delta("it.", "stop"))) + chunked(DONE) + STREAM_END)
@@ -226,6 +226,7 @@ def test_pieces_come_as_they_are_made() -> None:
         while not server.got:
             await asyncio.sleep(0.001)
         assert upstream.waiting == 1
+        begin.set()
         assert await first == Piece(0, "Boil ")
         assert upstream.waiting == 0
         more.set()
@@ -561,18 +562,6 @@ def test_what_is_not_wanted_after_a_stop_text_ends_at_the_server_too() -> None:
     assert run(behaviour, work)[:2] == (["Boil it. "], ["stop"])
 
 
-@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3), st.data())
-def test_a_text_is_cut_at_its_first_stop_however_it_comes(text: str, stops: list[str], data: st.DataObject) -> None:
-    places = [text.find(stop) for stop in stops if stop in text]
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
-    cutter, found = Cutter(stops), ""
-    for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
-        found += cutter.feed(text[start:stop])
-        assert text.startswith(found)
-    assert found + cutter.end() == (text[: min(places)] if places else text)
-    assert cutter.has_stopped == bool(places)
-
-
 @pytest.mark.parametrize("ask", [ASK, WHOLE])
 def test_tokens_that_the_server_does_not_count_are_counted_here(ask: Ask) -> None:
     from rheostat.chat import encode_prompt, encode_response
@@ -596,6 +585,18 @@ def test_a_conversation_too_long_for_the_model_is_not_sent() -> None:
         assert not server.got
 
     run(says(GOOD), work)
+
+
+def test_long_conversations_beside_short_ones_hold_nobody_up() -> None:
+    """They are encoded in a thread, by a tokenizer of its own: one that two threads use raises `Already borrowed`."""
+    long = replace(ASK, messages=(Message("user", "egg " * 8000),))
+
+    async def work(upstream: Upstream, server: RawServer) -> None:
+        asking = [parts_of(upstream, ask) for _ in range(8) for ask in (long, ASK, ASK)]
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(each) for each in found] == [PromptTooLong, list, list] * 8
+
+    run(says(GOOD, keep=True), work)
 
 
 def test_no_more_tokens_are_asked_for_than_the_context_leaves() -> None:

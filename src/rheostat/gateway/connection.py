@@ -8,6 +8,8 @@ bytes would take the error with it.
 
 import asyncio
 import secrets
+import socket
+import struct
 from asyncio import TimerHandle
 from dataclasses import dataclass
 from typing import ClassVar
@@ -107,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The client does not read as fast as it is written to."""
         super().pause_writing()
         if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(self.limits.write_s, self.transport.abort)
+            self._write_deadline = self.loop.call_later(self.limits.write_s, self._unread)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -115,6 +117,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_deadline.cancel()
             self._write_deadline = None
         super().resume_writing()
+
+    def _unread(self) -> None:
+        """Ends the connection by a reset: after an orderly end the system would hold megabytes until they are read."""
+        opened = self.transport.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP."""

@@ -73,7 +73,7 @@ class Exchange:
 
     @property
     def answers(self) -> list[str]:
-        """The answers' texts, as far as they have come."""
+        """The answers' texts, as far as they have come; empty of a stream that nobody reads again."""
         return ["".join(texts) for texts in self._texts]
 
     @property
@@ -188,6 +188,12 @@ class Exchange:
         yield Outcome(guarded.usage, guarded.report, guarded.scores, shows_scores=self._wants_scores)
 
     @property
+    def _keeps_texts(self) -> bool:
+        """Whether anyone reads an answer again that has gone out: for a stream alone it would only take memory."""
+        is_streamed = self.asked is not None and self.asked.streams
+        return not is_streamed or self._wants_scores or self.tenant.audits_texts
+
+    @property
     def _wants_scores(self) -> bool:
         return self.asked is not None and self.asked.wants_scores
 
@@ -202,7 +208,8 @@ class Exchange:
             if self._first_token_s is None:
                 self._first_token_s = monotonic() - self._came
                 telemetry.first_token(ask.model, self._first_token_s)
-            self._texts[event.sample].append(event.text)
+            if self._keeps_texts:
+                self._texts[event.sample].append(event.text)
         if event.finish is not None:
             self._finishes[event.sample] = event.finish
         return used + 1

@@ -5,6 +5,7 @@ control, how tokens are drawn, and in `chat_template_kwargs` the granted dials, 
 """
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class Upstream:
         card = read_card(folder)
         self._tokenizer, context = _reader(folder)
         self._tokenizer.chat_template = card.chat_template  # what the server's renders before it puts the control
+        self._threads_tokenizer = copy.deepcopy(self._tokenizer)  # one tokenizer must not be used by two threads
+        self._encoding = asyncio.Lock()
         self._served = ServedModel(name or folder.resolve().name, card.control_format, context)
         self._options, self._client = options, UpstreamClient(options)
         self._model = options.model
@@ -196,17 +199,18 @@ class Upstream:
     async def _prepare(self, ask: Ask) -> _Prepared:
         until = asyncio.get_running_loop().time() + self._options.whole_s
         if sum(len(turn.content) for turn in ask.messages) < _LONG:
-            return self._prepared(ask, until)
-        return await asyncio.to_thread(self._prepared, ask, until)
+            return self._prepared(ask, until, self._tokenizer)
+        async with self._encoding:
+            return await asyncio.to_thread(self._prepared, ask, until, self._threads_tokenizer)
 
-    def _prepared(self, ask: Ask, until: float) -> _Prepared:
+    def _prepared(self, ask: Ask, until: float, tokenizer: "PreTrainedTokenizerBase") -> _Prepared:
         form, context = self._served.control_format, self._served.context
         prompt = served_prompt(
-            self._tokenizer, ask.messages, control_text=form.render(ask.control), neutralise=form.neutralise
+            tokenizer, ask.messages, control_text=form.render(ask.control), neutralise=form.neutralise
         )
         max_tokens = ask.max_tokens
         if context is not None and len(prompt.text.encode("utf-8")) + _MARGIN + max_tokens > context:
-            tokens = self._tokens(prompt)
+            tokens = _tokens(tokenizer, prompt)
             check_fits(tokens, context)
             max_tokens = min(max_tokens, context - tokens)
         body: dict[str, Any] = {
@@ -231,12 +235,9 @@ class Upstream:
         end = self._tokenizer.eos_token_id
         completion = 0
         for index, finish in answers.finishes.items():
-            ids = encode_response(self._tokenizer, answers.texts[index], end_id=0 if end is None else end)
+            ids = encode_response(self._tokenizer, answers.text(index), end_id=0 if end is None else end)
             completion += len(ids) - (finish == "length")
-        return Usage(self._tokens(prepared.prompt), completion)
-
-    def _tokens(self, prompt: ServedPrompt) -> int:
-        return len(self._tokenizer(prompt.text, add_special_tokens=False, verbose=False)["input_ids"])
+        return Usage(_tokens(self._tokenizer, prepared.prompt), completion)
 
     def _learn(self, listed: Any) -> None:
         """The server's own name of the model, and its context where it says so, as vLLM does."""
@@ -249,6 +250,10 @@ class Upstream:
         context = ids[0].get("max_model_len")
         if isinstance(context, int):
             self._served = replace(self._served, context=min(context, self._served.context or context))
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", prompt: ServedPrompt) -> int:
+    return len(tokenizer(prompt.text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _reader(folder: Path) -> "tuple[PreTrainedTokenizerBase, int | None]":

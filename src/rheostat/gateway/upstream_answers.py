@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from rheostat.gateway.backend import Ending, Piece, Usage
 from rheostat.gateway.event_stream import Event
+from rheostat.gateway.text_stream import StopTexts
 from rheostat.records import Finish
 
 DONE = b"[DONE]"
 _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 _SHOWN = 200
-_decode = json.JSONDecoder().decode
 
 
 class BrokenAnswer(Exception):
@@ -69,49 +71,20 @@ def error_words(body: bytes) -> str:
 
 
 @dataclass(slots=True)
-class Cutter:
-    """Ends a text at the first of some stop texts, and keeps back what may become one."""
-
-    stops: Sequence[str]
-    has_stopped: bool = False
-    _held: str = ""
-
-    def feed(self, text: str) -> str:
-        """What may be given of the text so far; once `has_stopped`, nothing more comes."""
-        if self.has_stopped:
-            return ""
-        if not self.stops:
-            return text
-        held = self._held + text
-        found = [place for stop in self.stops if (place := held.find(stop)) >= 0]
-        if found:
-            self.has_stopped, self._held = True, ""
-            return held[: min(found)]
-        kept = max(_overlap(held, stop) for stop in self.stops)
-        self._held = held[len(held) - kept :]
-        return held[: len(held) - kept]
-
-    def end(self) -> str:
-        """What was kept back and did not become a stop text."""
-        held, self._held = self._held, ""
-        return held
-
-
-@dataclass(slots=True)
 class Answers:
     """The answers to one request to the server: `samples` of the ask, by the server's index of the choice."""
 
     samples: Sequence[int]
     stops: Sequence[str]
-    texts: list[str] = field(default_factory=list)
+    _texts: list[list[str]] = field(default_factory=list)
     finishes: dict[int, Ending] = field(default_factory=dict)
     usage: Usage | None = None
     _begun: set[int] = field(default_factory=set)
-    _cutters: list[Cutter] = field(default_factory=list)
+    _cutters: list[StopTexts] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.texts = [""] * len(self.samples)
-        self._cutters = [Cutter(self.stops) for _ in self.samples]
+        self._texts = [[] for _ in self.samples]
+        self._cutters = [StopTexts(self.stops) for _ in self.samples]
 
     def take(self, part: Part) -> Iterator[Piece]:
         """The pieces of a part, by the ask's samples, ended by the stop texts. Raises `BrokenAnswer`."""
@@ -122,28 +95,32 @@ class Answers:
                 continue  # more than was asked for
             self._begun.add(index)
             if index in self.finishes:
-                if piece.text and not self._cutters[index].has_stopped:
+                if piece.text and not self._cutters[index].is_met:
                     raise BrokenAnswer("text after the end of an answer")
                 continue
             yield from self._taken(index, piece)
 
     def _taken(self, index: int, piece: Piece) -> Iterator[Piece]:
         cutter = self._cutters[index]
-        text, finish = cutter.feed(piece.text), piece.finish
-        if cutter.has_stopped:
+        text, finish = cutter.add(piece.text), piece.finish
+        if cutter.is_met:
             finish = "stop"
         elif finish is not None:
             text += cutter.end()
         if finish is not None:
             self.finishes[index] = finish
         if text or finish is not None:
-            self.texts[index] += text
+            self._texts[index].append(text)
             yield Piece(self.samples[index], text, finish)
+
+    def text(self, index: int) -> str:
+        """What has come of an answer."""
+        return "".join(self._texts[index])
 
     @property
     def are_cut(self) -> bool:
         """Whether all have ended, and one of them here: what the server still says is not wanted."""
-        return len(self.finishes) == len(self.samples) and any(each.has_stopped for each in self._cutters)
+        return len(self.finishes) == len(self.samples) and any(each.is_met for each in self._cutters)
 
     @property
     def missing(self) -> list[int]:
@@ -167,7 +144,7 @@ def _piece(choice: Mapping[str, Any], text_of: Mapping[str, Any], place: int) ->
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        values = _decode(data.decode("utf-8"))
+        values = from_json(data)
     except ValueError:
         raise BrokenAnswer(f"{what} that is no JSON: {_shown(data)}") from None
     if not isinstance(values, dict):
@@ -201,11 +178,3 @@ def _words(values: Mapping[str, Any]) -> str:
 
 def _shown(data: bytes) -> str:
     return " ".join(data[: 4 * _SHOWN].decode("utf-8", "replace").split())[:_SHOWN] or "(nothing)"
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
