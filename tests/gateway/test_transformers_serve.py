@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.gateway.served import Served, served, service_over
 
@@ -27,7 +28,8 @@ from rheostat import pocket
 from rheostat.gateway.upstream import Upstream
 from rheostat.gateway.upstream_client import UpstreamOptions
 
-NEEDED = ("openai", "fastapi", "uvicorn")
+openai = pytest.importorskip("openai")  # here, once: threads that import it side by side trip over each other
+NEEDED = ("fastapi", "uvicorn")
 SERVE = Path(sys.executable).with_name("transformers")
 FOLDER = pocket.weights("tuned")
 PROMPT = "How do I boil an egg?"
@@ -105,14 +107,10 @@ def gateway(server: Server, patience_s: float = 0.5) -> Iterator[Served]:
 
 
 def client_of(gateway: Served) -> Any:
-    from openai import OpenAI
-
-    return OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=LONGEST_S)
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=LONGEST_S)
 
 
 def health(gateway: Served) -> int:
-    import httpx
-
     return httpx.get(f"{gateway.url}/health", timeout=LONGEST_S).status_code
 
 
@@ -156,8 +154,6 @@ class Tally:
 
 def work(url: Served, number: int, expected: Answers, tally: Tally, over: threading.Event) -> None:
     """Asks without a pause, dials and streaming in turn."""
-    from openai import APIError, APIStatusError
-
     client, count = client_of(url), number
     while not over.is_set():
         count += 1
@@ -165,12 +161,12 @@ def work(url: Served, number: int, expected: Answers, tally: Tally, over: thread
         begun = time.monotonic()
         try:
             text, finish = ask(client, dials, stream=stream)
-        except APIStatusError as error:
+        except openai.APIStatusError as error:
             with tally.lock:
                 tally.errors[f"{error.status_code} {error.code}"] += 1
                 if error.status_code not in (502, 503, 504) or not str(error.code).startswith("upstream_"):
                     tally.unlike.append(f"{error.status_code}: {error.response.text}")
-        except APIError as error:  # in the middle of a stream
+        except openai.APIError as error:  # in the middle of a stream
             with tally.lock:
                 tally.errors[f"stream {error.code}"] += 1
                 if not str(error.code).startswith("upstream_"):
