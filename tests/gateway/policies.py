@@ -39,7 +39,11 @@ def policy(text: str = POLICY, models: Mapping[str, ControlFormat] = MODELS) -> 
 
 
 def tenant(
-    name: str = "shop", *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+    name: str = "shop",
+    *,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    requests_at_once: int | None = None,
 ) -> Tenant:
     return Tenant(
         name=name,
@@ -48,6 +52,7 @@ def tenant(
         allows_system_turn=True,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
+        requests_at_once=requests_at_once,
         max_tokens=None,
         guard=None,
         allows_scores=False,

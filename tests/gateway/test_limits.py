@@ -202,3 +202,24 @@ def test_what_is_admitted_stays_near_the_limit_in_every_minute(asked: list[tuple
         assert sum(amount for when, amount in admitted if math.floor(when / WINDOW_S) == minute) <= limit
     for start, _ in admitted:
         assert sum(amount for when, amount in admitted if start <= when < start + WINDOW_S) <= 2 * limit
+
+
+def test_a_tenant_has_so_many_requests_under_way_and_another_its_own() -> None:
+    limits, shop, lab = RateLimits(), tenant(requests_at_once=2), tenant("lab", requests_at_once=1)
+    with limits.under_way(shop):
+        with limits.under_way(shop), limits.under_way(lab):
+            with pytest.raises(Refusal) as refused, limits.under_way(shop):
+                pass
+            assert (refused.value.status, refused.value.code) == (429, "too_many_at_once")
+            assert refused.value.retry_after_s == 1.0
+        with limits.under_way(shop):
+            pass
+
+
+def test_a_request_that_fails_leaves_its_place_and_a_reload_finds_the_count() -> None:
+    limits = RateLimits()
+    with pytest.raises(KeyError), limits.under_way(tenant(requests_at_once=1)):
+        raise KeyError
+    narrower = tenant(requests_at_once=1)
+    with limits.under_way(tenant(requests_at_once=5)), pytest.raises(Refusal), limits.under_way(narrower):
+        pass

@@ -222,7 +222,7 @@ def test_all_problems_are_told_at_once() -> None:
         "tenants.a.requests_per_minute: got 0; input should be greater than or equal to 1",
         "tenants.a.flors: unknown key (did you mean 'floors'?); allowed are audit_texts, below_floor, ceilings, "
         "defaults, floors, guard, keys, max_tokens, "
-        "models, requests_per_minute, scores, system_turn, tokens_per_minute",
+        "models, requests_at_once, requests_per_minute, scores, system_turn, tokens_per_minute",
         "audti: unknown key (did you mean 'audit'?); allowed are audit, everyone, tenants, version",
     )
     found = problems(

@@ -60,7 +60,7 @@ def test_a_policy_is_shown_as_tables(tmp_path: Path) -> None:
     rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
     assert ["shop", "pocket", "safety", "0.5", "1", "1", "raised"] in rows
     assert ["lab", "pocket", "safety", "0.75", "1", "1", "raised"] in rows
-    assert ["shop", "60", "–", "–", "–", "yes", "no", "no"] in rows
+    assert ["shop", "60", "–", "–", "–", "–", "yes", "no", "no"] in rows
     assert ["shop-1", "shop", f"{hash_key(KEY)[:8]}…", "never", "yes"] in rows
     expired = next(row for row in rows if row[0] == "shop-0")
     assert expired[-2:] == ["2020-01-01T00:00+00:00", "no, expired"]

@@ -12,6 +12,7 @@ import pytest
 from tests.gateway.policies import EXPIRED_KEY, KEY, MODELS, OTHER_KEY, POLICY, UNKNOWN_KEY
 
 from rheostat.errors import ConfigError
+from rheostat.gateway.guard_rewards import check_guards
 from rheostat.gateway.policy_source import LARGEST_BYTES, LocalSource, PolicySource
 from rheostat.gateway.refusals import Refusal
 
@@ -205,7 +206,7 @@ def test_expired_and_unknown_keys_are_refused_in_the_same_words(path: Path) -> N
     assert source.caller(KEY).key_id == "shop-1"
     assert source.caller(OTHER_KEY).tenant.name == "lab"
     expired, unknown = (refusal(partial(source.caller, key)) for key in (EXPIRED_KEY, UNKNOWN_KEY))
-    assert expired == unknown and expired.body() == unknown.body()
+    assert (expired.status, expired.body()) == (unknown.status, unknown.body())
     assert (unknown.status, unknown.code) == (401, "invalid_api_key")
     for missing in (None, ""):
         assert refusal(partial(source.caller, missing)).status == 401
@@ -226,3 +227,14 @@ def test_without_a_key_any_and_none_is_taken() -> None:
     assert source.caller(None) == source.caller("sk-whatever")
     asyncio.run(source.start())
     asyncio.run(source.stop())
+
+
+def test_a_policy_that_asks_for_what_is_not_served_is_refused_and_the_last_one_stays(path: Path) -> None:
+    source = PolicySource(path, MODELS)
+    source.check = partial(check_guards, scored=None)
+    replace(path, NARROWER.replace("  shop:\n", "  shop:\n    guard: {samples: 4}\n", 1))
+    assert not source.reload()
+    assert floor_of(source) == 0.5
+    assert "there are no reward models to score with" in (source.status().last_error or "")
+    replace(path, NARROWER)
+    assert source.reload() and floor_of(source) == 0.75

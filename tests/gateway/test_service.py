@@ -253,6 +253,26 @@ def test_tokens_that_were_not_used_are_given_back_and_requests_count() -> None:
     run(work)
 
 
+def test_a_tenant_that_takes_all_its_places_waits_for_none_of_the_others() -> None:
+    """Its second request at once is refused before it takes a place; when the first has ended the next is answered."""
+
+    async def work() -> None:
+        backend = StubBackend()
+        backend.gate = asyncio.Event()
+        service = service_over(backend, callers=Callers(policy_of("requests_at_once: 1")))
+        first = asyncio.create_task(ask(service))
+        while not service.admission.working:
+            await asyncio.sleep(0)
+        with pytest.raises(Refusal) as refused:
+            await ask(service)
+        assert refused.value.code == "too_many_at_once" and service.admission.working == 1
+        backend.gate.set()
+        await first
+        await ask(service)
+
+    run(work)
+
+
 def test_a_guarded_answer_is_what_the_guard_gives_and_its_tokens_count() -> None:
     async def work() -> None:
         backend, audit, guard = StubBackend(), Audit(), FakeGuard()

@@ -133,7 +133,15 @@ class Exchange:
         if service.audit is not None:
             service.audit.check()
         service.admission.check()
-        service.limits.take_request(tenant)
+        with service.limits.under_way(tenant):
+            service.limits.take_request(tenant)
+            async with aclosing(self._counted(ask, tenant)) as counted:
+                async for event in counted:
+                    yield event
+
+    async def _counted(self, ask: Ask, tenant: Tenant) -> AsyncGenerator[Piece | Outcome, None]:
+        """The pieces and the outcome; the tokens are reserved before, and those used are counted when it ends."""
+        service = self._service
         prompt = prompt_estimate(ask)
         drawn = ask.samples if tenant.guard is None else tenant.guard.samples
         reserved = service.limits.reserve_tokens(tenant, prompt + ask.max_tokens * drawn)

@@ -1,13 +1,16 @@
-"""Requests and tokens a minute, by tenant: a sliding window counter each, O(1) a request. In this process alone.
+"""Requests and tokens a minute, and requests at once, by tenant: O(1) a request. In this process alone.
 
-The window is estimated as usual: the minute under way counted whole, the one before by the share of it that a window
-of sixty seconds still covers. Our own and not the library `limits`, whose counters are named by the limit, so that a
-new limit forgets them, give no tokens back, and say when one more request fits but not when a thousand tokens do.
+A minute is a sliding window counter, estimated as usual: the minute under way counted whole, the one before by the
+share of it that a window of sixty seconds still covers. Our own and not the library `limits`, whose counters are named
+by the limit, so that a new limit forgets them, give no tokens back, and say when one more request fits but not when a
+thousand tokens do.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rheostat.gateway.policy import Tenant
@@ -108,6 +111,7 @@ class RateLimits:
         self._clock = clock
         self._requests: dict[str, Window] = {}
         self._tokens: dict[str, Window] = {}
+        self._at_once: Counter[str] = Counter()
 
     def take_request(self, tenant: Tenant) -> None:
         """Count a request. Raises `Refusal` (429) where it is one too many, which is not counted."""
@@ -122,6 +126,27 @@ class RateLimits:
                 retry_after_s=wait_s,
             )
         window.add(1, now)
+
+    @contextmanager
+    def under_way(self, tenant: Tenant) -> Iterator[None]:
+        """While this lasts a request of the tenant is under way. Raises `Refusal` (429) where it is one too many.
+
+        It keeps room for the others: slow readers of one tenant could take every place there is.
+        """
+        limit = tenant.requests_at_once
+        if limit is not None and self._at_once[tenant.name] >= limit:
+            raise Refusal(
+                429,
+                "too_many_at_once",
+                f"{self._at_once[tenant.name]} requests are under way, allowed are {limit} at once",
+                "ask again when one has ended",
+                retry_after_s=1.0,
+            )
+        self._at_once[tenant.name] += 1
+        try:
+            yield
+        finally:
+            self._at_once[tenant.name] -= 1
 
     def reserve_tokens(self, tenant: Tenant, tokens: int) -> Reservation:
         """Count the most tokens that a request may take, prompt and answers together, until it is settled.

@@ -38,6 +38,7 @@ class Tenant:
     allows_system_turn: bool
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    requests_at_once: int | None
     max_tokens: int | None
     guard: GuardBlock | None
     allows_scores: bool
@@ -151,6 +152,7 @@ def _tenant(name: str, own: TenantBlock, everyone: LimitsBlock, models: Mapping[
         allows_system_turn="refuse" not in (own.system_turn, everyone.system_turn),
         requests_per_minute=_lowest(own.requests_per_minute, everyone.requests_per_minute),
         tokens_per_minute=_lowest(own.tokens_per_minute, everyone.tokens_per_minute),
+        requests_at_once=_lowest(own.requests_at_once, everyone.requests_at_once),
         max_tokens=_lowest(own.max_tokens, everyone.max_tokens),
         guard=_first(own.guard, everyone.guard, None),
         allows_scores=False not in (own.scores, everyone.scores) and True in (own.scores, everyone.scores),

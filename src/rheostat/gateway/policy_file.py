@@ -80,6 +80,9 @@ class LimitsBlock(PolicyBlock):
     tokens_per_minute: Count | None = Field(
         None, description="of prompts and answers together, all samples of a guarded one included; null: no limit"
     )
+    requests_at_once: Count | None = Field(
+        None, description="requests under way, those that wait their turn included; null: what the gateway has room for"
+    )
     max_tokens: Count | None = Field(None, description="longest answer; null: what the model's context leaves")
     guard: GuardBlock | None = Field(None, description="absent: answers are given as they are drawn")
     scores: bool | None = Field(

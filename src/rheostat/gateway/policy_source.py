@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,8 @@ class PolicySource:
     """
 
     def __init__(self, path: Path, models: Mapping[str, ControlFormat], *, poll_s: float = POLL_S) -> None:
+        self.check: Callable[[Policy], None] = lambda policy: None
+        """What a new policy must pass besides; it raises `ConfigError`. Set once it is known what is served."""
         self.path = path
         self._models = models
         self._poll_s = poll_s
@@ -176,6 +178,7 @@ class PolicySource:
             if isinstance(content, ConfigError):
                 raise content
             policy = read_policy(_decoded(content, self.path), self._models, name=str(self.path))
+            self.check(policy)
             if policy.audit != self.policy.audit:
                 raise ConfigError(
                     [f"{self.path}: audit: got a block other than the one at the start, which a reload cannot change"],

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rheostat.control import level_text
-from rheostat.gateway.policy import GuardBlock, Policy
+from rheostat.gateway.policy import GuardBlock, Policy, Tenant
 from rheostat.tables import titled
 
 NONE = "–"
@@ -48,20 +48,24 @@ def _dials_table(policy: Policy) -> Table:
 def _limits_table(policy: Policy) -> Table:
     table = titled("Limits")
     table.add_column("tenant", overflow="fold")
-    for name in ("requests/min", "tokens/min", "max. tokens"):
+    for name in ("requests\n/min", "tokens\n/min", "at\nonce", "max.\ntokens"):
         table.add_column(name, justify="right")
     for name in ("guard", "system", "scores", "texts"):
         table.add_column(name)
     for tenant in policy.tenants.values():
         table.add_row(
             Text(tenant.name),
-            *map(_number, (tenant.requests_per_minute, tenant.tokens_per_minute, tenant.max_tokens)),
+            *map(_number, _limits_of(tenant)),
             _guard(tenant.guard),
             *map(_yes, (tenant.allows_system_turn, tenant.allows_scores, tenant.audits_texts)),
         )
     table.caption_justify = "left"
     table.caption = "system: may bring a system turn. scores: may have answers scored. texts: are in the audit log."
     return table
+
+
+def _limits_of(tenant: Tenant) -> tuple[int | None, ...]:
+    return tenant.requests_per_minute, tenant.tokens_per_minute, tenant.requests_at_once, tenant.max_tokens
 
 
 def _keys_table(policy: Policy, now: datetime) -> Table:

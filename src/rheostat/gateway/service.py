@@ -6,7 +6,7 @@ The interfaces of the limits, the audit log and the guard stand here, as request
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class Limits(Protocol):
 
     def take_request(self, tenant: Tenant) -> None:
         """Raises `Refusal` (429) where it is one too many."""
+        ...
+
+    def under_way(self, tenant: Tenant) -> AbstractContextManager[None]:
+        """While this lasts a request is under way. Raises `Refusal` (429) where it is one too many."""
         ...
 
     def reserve_tokens(self, tenant: Tenant, tokens: int) -> Reserved:

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rheostat.control import ControlFormat, level_text
@@ -149,7 +150,8 @@ def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -
         is_needed = options.run is None or options.rewards is not None
     rewards = load_scorer(options.run, options.rewards) if is_needed else None
     if isinstance(callers, PolicySource):
-        check_guards(callers.policy, None if rewards is None else rewards.dials)
+        callers.check = partial(check_guards, scored=None if rewards is None else rewards.dials)
+        callers.check(callers.policy)
     return None if rewards is None else Guard(backend, rewards.scorer)
 
 
