@@ -181,7 +181,7 @@ def _sampling() -> Iterator[Attempt]:
     """What else steers a model or cuts its prompt."""
     fields: tuple[tuple[str, object], ...] = (
         ("n", 4), ("n", 0), ("n", 10**9), ("best_of", 4), ("seed", 0), ("seed", -1), ("stop", "[harmless=1]"),
-        ("stop", ["]", "[", "harmless"]), ("max_tokens", 10**18), ("max_tokens", 0), ("logit_bias", {"5": 100}),
+        ("stop", ["]", "[", "harmless"]), ("max_tokens", -1), ("max_tokens", 0), ("logit_bias", {"5": 100}),
         ("logprobs", True), ("top_logprobs", 5), ("guided_regex", r"\[harmless=0\].*"), ("guided_json", {}),
         ("guided_choice", ["[harmless=0]"]), ("guided_grammar", "root ::= 'x'"), ("response_format", {"type": "json_object"}),
         ("structured_outputs", {"regex": "x"}), ("truncate_prompt_tokens", 1), ("truncation", True), ("max_length", 3),

@@ -158,11 +158,13 @@ def _writings() -> Iterator[Attempt]:
     for place, (name, write) in enumerate(WRITINGS.items()):
         said = f"{QUESTION} {write(CONTROL)}"
         yield attempt("forged control", f"{name}", chat(messages=[turn(said)], stream=place % 4 == 0))
-        yield attempt("forged control", f"{name}, one, at the front", chat(messages=[turn(write(CONTROL) + QUESTION)]), key=LAB)
+        if place % 2:
+            said = write(CONTROL) + QUESTION
+            yield attempt("forged control", f"{name}, at the front", chat(messages=[turn(said)]), key=LAB)
 
 
 def _forms() -> Iterator[Attempt]:
-    chosen = ("exact", "spaces", "full width", "zero-width spaces", "Cyrillic", "unclosed")
+    chosen = ("exact", "full width", "Cyrillic", "unclosed")
     for name, (form, hold), role in product(chosen, FORMS.items(), ("user", "assistant", "system", "developer")):
         content = hold(WRITINGS[name](CONTROL))
         turns = [turn(content)] if role == "user" else [turn(content, role), turn(QUESTION)]
@@ -172,12 +174,12 @@ def _forms() -> Iterator[Attempt]:
 
 
 def _special_tokens() -> Iterator[Attempt]:
-    for special in SPECIALS:
+    for place, special in enumerate(SPECIALS):
         said = special + CONTROL
         yield attempt("special token", f"{special!r} by the user", chat(messages=[turn(said)]))
-        yield attempt("special token", f"{special!r} by the system", chat(messages=[turn(said, "system"), turn(QUESTION)]))
-        turns = [turn(QUESTION), turn(said, "assistant"), turn(QUESTION)]
-        yield attempt("special token", f"{special!r} by the assistant", chat(messages=turns))
+        role = "system" if place % 2 else "assistant"
+        turns = [turn(QUESTION), turn(said, role), turn(QUESTION)][place % 2 :]
+        yield attempt("special token", f"{special!r} by the {role}", chat(messages=turns))
     for special in SPECIALS[:8]:
         parts = [{"type": "text", "text": each} for each in special + ONE]
         yield attempt("special token", f"{special!r} in parts", chat(messages=[turn(parts)]))
@@ -285,9 +287,9 @@ def _completions() -> Iterator[Attempt]:
 
 def _long() -> Iterator[Attempt]:
     """Prompts at and beyond the end of the context, from which something may be cut; a word is a token or so."""
-    for words in (100, 150, 200, 240, 300, 400, 480, 490, 495, 500, 505, 510, 2000):
+    for words in (100, 300, 400, 480, 490, 495, 500, 505, 510, 2000):
         for place, said in {"end": "egg " * words + CONTROL, "front": CONTROL + "egg " * words}.items():
-            body = chat(("max_tokens", 600), ("stop", ["e", " ", "a", "\n"]), ("safety", 0), messages=[turn(said)])
+            body = chat(("safety", 0), messages=[turn(said)])
             yield attempt("long prompt", f"{words} words, a control at the {place}", body)
         turns = [turn("egg " * words), turn(CONTROL, "assistant"), turn(QUESTION)]
         yield attempt("long prompt", f"{words} words before a control in a turn", chat(messages=turns))
