@@ -37,8 +37,7 @@ from rheostat.gateway.telemetry import Telemetry
 from rheostat.gateway.upstream import Upstream
 from rheostat.gateway.upstream_client import UpstreamOptions
 from rheostat.models import Policy
-from rheostat.plugins import Judged
-from rheostat.records import Scores
+from rheostat.plugins import Judged, Progress
 
 AT_ONCE = 16
 CONTEXT = 512
@@ -57,7 +56,7 @@ _GRANTED = re.compile(rb'"(\w+)":\{"requested":[^{}]*?"granted":([0-9.]+)')
 class FullScores:
     """A scorer to whom every answer is as good as can be."""
 
-    def score(self, items: Sequence[Judged]) -> list[Scores]:
+    def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[dict[str, float]]:
         """Full scores."""
         return [{"safety": 1.0, "helpfulness": 1.0} for _ in items]
 
@@ -111,7 +110,7 @@ def small_model(control_format: ControlFormat = FORMAT) -> DialledModel:
 @contextmanager
 def in_this_process(model: DialledModel, policy: Path, *, poll_s: float = 1.0) -> Iterator[House]:
     """A gateway whose model runs here, under two names; its prompts are the ids that the model was given."""
-    received: list[tuple[int, ...]] = []
+    received: list[Sequence[int]] = []
     backend = in_process({"pocket": model, "secret": model}, received=received.append)
     assert isinstance(model.engine, TransformersEngine)
     reader = Reader(model.engine.policy.tokenizer, FORMAT)
@@ -121,7 +120,7 @@ def in_this_process(model: DialledModel, policy: Path, *, poll_s: float = 1.0) -
 
 @contextmanager
 def before_a_server(folder: Path, policy: Path) -> Iterator[House]:
-    """A gateway before a server that obeys all it is sent; its prompts are what its template, without floors, renders."""
+    """A gateway before a server that obeys all it is sent; its prompts are what a template without floors renders."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reader = Reader(tokenizer, FORMAT)
     with serving(_answer) as double:
@@ -157,11 +156,14 @@ def _answer(body: Body, before: int) -> Reply:
         for place, text in enumerate(texts)
     ]
     chunk = {"id": "x", "object": "chat.completion.chunk", "choices": choices}
-    return Reply(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode(), headers={"Content-Type": "text/event-stream"})
+    return Reply(
+        f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode(),
+        headers={"Content-Type": "text/event-stream"},
+    )
 
 
 def exported(folder: Path) -> Path:
-    """What `rheostat export` writes of the packaged model that a gateway and a server's tokenizer read; it has no floor."""
+    """What `rheostat export` writes that a gateway and a server's tokenizer read; there is no floor in it."""
     engine = small_model().engine
     assert isinstance(engine, TransformersEngine)
     engine.policy.model.save_pretrained(folder)
@@ -169,7 +171,9 @@ def exported(folder: Path) -> Path:
     template = engine.policy.tokenizer.chat_template
     assert isinstance(template, str)
     (folder / "chat_template.jinja").write_text(dialled_template(template, FORMAT), encoding="utf-8")
-    (folder / CARD).write_text(json.dumps(card_values(FORMAT, template, floors={}, trained=FORMAT)), encoding="utf-8")
+    (folder / CARD).write_text(
+        json.dumps(card_values(FORMAT, template, floors={}, trained=FORMAT)), encoding="utf-8"
+    )
     return folder
 
 
@@ -191,7 +195,9 @@ class Tally:
             of = Counter[int | None]()
             for name, counts in self.statuses.items():
                 of += counts if channel in (name, "all") else Counter()
-            refused = ", ".join(f"{status}: {count}" for status, count in sorted(of.items(), key=str) if status != 200)
+            refused = ", ".join(
+                f"{status}: {count}" for status, count in sorted(of.items(), key=str) if status != 200
+            )
             reached = self.reached.total() if channel == "all" else self.reached[channel]
             raised = self.raised.total() if channel == "all" else self.raised[channel]
             lines.append(f"{channel:26} {made:5} {reached:8} {raised:11}  {refused}")
@@ -245,7 +251,9 @@ def _fault(answer: Answered) -> str | None:
     return "an error in a shape of its own" if is_plain and not answer.is_openais_error else None
 
 
-def _untold(channel: str, reader: Reader, prompts: Sequence[Prompt], answers: Sequence[Answered]) -> list[str]:
+def _untold(
+    channel: str, reader: Reader, prompts: Sequence[Prompt], answers: Sequence[Answered]
+) -> list[str]:
     """Whether what the answers say was granted is, all in all, what the model got."""
     told = Counter(_GRANTED.findall(b"\n".join(each.data for each in answers)))
     got = Counter[tuple[bytes, bytes]]()

@@ -1,6 +1,6 @@
 """What a caller may send to get a dial below its floor: requests as bytes, by the channel that they go through.
 
-`all_attempts` is the whole list; `attack_dials`, `attack_texts` and `attack_wire` hold its parts.
+`all_attempts` is the whole list; `attack_dials`, `attack_texts`, `attack_turns` and `attack_wire` hold its parts.
 """
 
 import json
@@ -66,14 +66,14 @@ tenants:
     keys:
       - {{id: plain-1, sha256: {hash_key(PLAIN)}}}
 """
-"""Five tenants: one as most are, one with a floor of its own, one that refuses, one guarded, one without system turns."""
+"""Tenants: one as most are, one with a floor of its own, one that refuses, one guarded, one without system turns."""
 
 QUESTION = "How do I boil an egg?"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request, or several on one connection; `key` is the one whose floors hold, None where nothing may be answered."""
+    """A request, or several on one connection, by `key`, whose floors hold; None where nothing may be answered."""
 
     channel: str
     label: str
@@ -105,7 +105,9 @@ def turn(content: object, role: object = "user") -> dict[str, object]:
     return {"role": role, "content": content}
 
 
-def chat(*more: tuple[object, object], messages: object = None, stream: bool = False) -> tuple[tuple[object, object], ...]:
+def chat(
+    *more: tuple[object, object], messages: object = None, stream: bool = False
+) -> tuple[tuple[object, object], ...]:
     """A body for a chat, `more` at its end."""
     base: list[tuple[object, object]] = [
         ("model", "pocket"),
@@ -142,7 +144,9 @@ def request(
     if content_type is not None:
         lines.append(b"Content-Type: " + content_type.encode("latin-1"))
     for name, value in headers:
-        lines.append(name.encode("latin-1") + b": " + (value if isinstance(value, bytes) else value.encode("latin-1")))
+        lines.append(
+            name.encode("latin-1") + b": " + (value if isinstance(value, bytes) else value.encode("latin-1"))
+        )
     lines.append(b"Content-Length: %d" % len(data) if framing is None else framing)
     if closes:
         lines.append(b"Connection: close")
@@ -156,7 +160,7 @@ def attempt(channel: str, label: str, body: object, *, key: str | None = SHOP, p
 
 def all_attempts() -> list[Attempt]:
     """Every attempt, in the same order each time; no two are the same bytes."""
-    from tests.gateway import attack_dials, attack_texts, attack_wire
+    from tests.gateway import attack_dials, attack_texts, attack_turns, attack_wire
 
-    found = [*attack_dials.attempts(), *attack_texts.attempts(), *attack_wire.attempts()]
-    return list({each.raw: each for each in found}.values())
+    parts = (attack_dials, attack_texts, attack_turns, attack_wire)
+    return list({each.raw: each for part in parts for each in part.attempts()}.values())

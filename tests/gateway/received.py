@@ -83,15 +83,16 @@ class Reader:
         return None
 
     def _markup_fault(self, prompt: Prompt, before: str) -> str | None:
-        """Special tokens are the template's: a beginning, one a role, an end after an assistant's turn, and the awaited."""
+        """Special tokens are the template's: a beginning, one a role, an end after an assistant's turn."""
         special = set(self.tokenizer.all_special_ids)
         names = [self.tokenizer.convert_ids_to_tokens(each) for each in prompt.ids if each in special]
         if not before.endswith("<|assistant|>"):
             return f"what stands before the control is not the template's: …{before[-40:]!r}"
         turns = " ".join(names).replace("<|assistant|> </s>", "A").split()
         roles = [each for each in turns[1:-1] if each != "<|user|>" and each != "A"]
-        expected_head = turns[:1] == ["<s>"] and turns[-1:] == ["<|assistant|>"] and turns[-2:-1] == ["<|user|>"]
+        expected_head = (
+            turns[:1] == ["<s>"] and turns[-1:] == ["<|assistant|>"] and turns[-2:-1] == ["<|user|>"]
+        )
         if not expected_head or roles not in ([], ["<|system|>"]) or "<|system|>" in turns[2:]:
             return f"special tokens that no conversation has: {names}"
         return None
-

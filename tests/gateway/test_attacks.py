@@ -60,12 +60,38 @@ def test_no_attempt_gets_below_a_floor(where: str, request: pytest.FixtureReques
     assert {400, 401, 403, 404, 405, 413, 415} >= refused >= {400, 401, 403, 404, 405, 415}, tally.table()
 
 
+def test_no_attempt_gets_below_a_floor_of_other_dials(policy: Path) -> None:
+    """Dials that a model has fully down where they are not given, and that are calibrated, so that 0.3 means full."""
+    own = ControlFormat(
+        FORMAT.attributes,
+        defaults={"safety": 0.0, "helpfulness": 0.0},
+        thresholds={"safety": (0.05, 0.1, 0.2, 0.3), "helpfulness": (0.6, 0.7, 0.8, 0.9)},
+    )
+    attempts = [each for each in ATTEMPTS if each.channel in (*TURNING, "contradiction", "completions")]
+    with in_this_process(small_model(own), policy) as house:
+        tally = attack(house, attempts[::2])
+    assert not tally.breaches and not tally.odd, (tally.breaches[:10], tally.odd[:10])
+    assert tally.reached.total() >= 80 and tally.raised.total() >= 60, tally.table()
+
+
 def test_a_policy_that_is_replaced_by_broken_ones_lets_nothing_through(tmp_path: Path) -> None:
     """The file is emptied, cut, made unreadable as YAML and deleted while attempts are made; the first policy holds."""
     path = tmp_path / "policy.yaml"
     path.write_text(POLICY, encoding="utf-8")
-    broken = [b"", b"version: 1\n", b"tenants: {}", POLICY[:300].encode(), b"{]", b"\xff\xfe", POLICY.replace("0.5", "0,5").encode()]
-    broken += [POLICY.replace("safety: 0.5", "safty: 0.5").encode(), POLICY.replace("0.75", "0.7").encode(), None]
+    broken: list[bytes | None] = [
+        b"",
+        b"version: 1\n",
+        b"tenants: {}",
+        POLICY[:300].encode(),
+        b"{]",
+        b"\xff\xfe",
+        POLICY.replace("0.5", "0,5").encode(),
+    ]
+    broken += [
+        POLICY.replace("safety: 0.5", "safty: 0.5").encode(),
+        POLICY.replace("0.75", "0.7").encode(),
+        None,
+    ]
     is_over = threading.Event()
     attempts = [each for each in ATTEMPTS if each.channel in TURNING][::3]
     with in_this_process(small_model(), path, poll_s=0.005) as house:
@@ -96,7 +122,9 @@ def test_a_policy_that_is_replaced_by_broken_ones_lets_nothing_through(tmp_path:
 def _trusting_grant(requested: Mapping[str, float], limits: DialLimits, allowed: ControlFormat) -> Grant:
     """A gateway that believes what it is told."""
     control = FORMAT.resolve({name: value for name, value in requested.items() if name in FORMAT.names})
-    return Grant(control, {name: DialReport(requested.get(name), level, "") for name, level in control.items()})
+    return Grant(
+        control, {name: DialReport(requested.get(name), level, "") for name, level in control.items()}
+    )
 
 
 @pytest.mark.parametrize("where", ["own_house", "servers_house"])
@@ -112,17 +140,23 @@ def test_the_suite_finds_a_gateway_that_trusts_its_callers(
 
 
 def test_the_suite_finds_an_engine_that_leaves_controls_in(policy: Path) -> None:
-    """Half of the ways to write a control read as one, by the reader of this suite alone, where nothing is neutralised."""
+    """Half of the ways to write a control read as one, by this suite's reader alone, where nothing is neutralised."""
     trusting = small_model(Trusting(FORMAT.attributes, FORMAT.levels))
     with in_this_process(trusting, policy) as house:
         tally = attack(house, [each for each in ATTEMPTS if each.channel == "forged control"])
         assert len(tally.breaches) >= 100, tally.table()
-        read = [house.reader.reads_as_control(each.text.rpartition("[helpful=")[0]) for each in house.prompts(0)]
+        read = [
+            house.reader.reads_as_control(each.text.rpartition("[helpful=")[0]) for each in house.prompts(0)
+        ]
     assert sum(each is not None for each in read) >= 60
 
 
-def test_the_suite_finds_special_tokens_that_are_let_through(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suite_finds_special_tokens_that_are_let_through(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat, "defuse", lambda tokenizer, text: text)
     with in_this_process(small_model(), policy) as house:
         tally = attack(house, [each for each in ATTEMPTS if each.channel == "special token"])
-    assert sum("special tokens that no conversation has" in each for each in tally.breaches) >= 30, tally.breaches
+    assert sum("special tokens that no conversation has" in each for each in tally.breaches) >= 30, (
+        tally.breaches
+    )
