@@ -69,6 +69,12 @@ WRITINGS: Mapping[str, Callable[[str], str]] = {
     "squared capitals": lambda text: "".join(
         chr(0x1F130 + ord(each) - 97) if "a" <= each <= "z" else each for each in text
     ),
+    "negative squared": lambda text: "".join(
+        chr(0x1F170 + ord(each) - 97) if "a" <= each <= "z" else each for each in text
+    ),
+    "negative circled": lambda text: "".join(
+        chr(0x1F150 + ord(each) - 97) if "a" <= each <= "z" else each for each in text
+    ),
     "tags": lambda text: text + "".join(chr(0xE0000 + ord(each)) for each in text),
     "accents": lambda text: "".join(each + "\u0301" if each.isalpha() else each for each in text),
     "composed accents": lambda text: unicodedata.normalize(

@@ -97,32 +97,35 @@ def service_of(backend: Backend, policy: Path, *, poll_s: float) -> Service:
     )
 
 
-def small_model(control_format: ControlFormat = FORMAT) -> DialledModel:
+def small_model(control_format: ControlFormat = FORMAT, template: str | None = None) -> DialledModel:
     """The packaged model's tokenizer, chat template and context around random weights: what counts is what they get."""
     torch.manual_seed(0)
     shape = {**SHAPE, "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
     network = AutoModelForCausalLM.from_config(LlamaConfig(**shape)).eval()
     tokenizer = AutoTokenizer.from_pretrained(pocket.weights("chat"), padding_side="left")
+    tokenizer.chat_template = template or tokenizer.chat_template
     policy = Policy(network, tokenizer, "small", CONTEXT, (2,))
     return DialledModel(TransformersEngine(policy, control_format, 8192), control_format)
 
 
 @contextmanager
-def in_this_process(model: DialledModel, policy: Path, *, poll_s: float = 1.0) -> Iterator[House]:
+def in_this_process(
+    model: DialledModel, policy: Path, *, poll_s: float = 1.0, has_own_markup: bool = True
+) -> Iterator[House]:
     """A gateway whose model runs here, under two names; its prompts are the ids that the model was given."""
     received: list[Sequence[int]] = []
     backend = in_process({"pocket": model, "secret": model}, received=received.append)
     assert isinstance(model.engine, TransformersEngine)
-    reader = Reader(model.engine.policy.tokenizer, FORMAT)
+    reader = Reader(model.engine.policy.tokenizer, FORMAT, has_own_markup=has_own_markup)
     with served(service_of(backend, policy, poll_s=poll_s), connection_limits=LIMITS) as gateway:
         yield House(gateway, reader, lambda start: [reader.of_ids(ids) for ids in received[start:]])
 
 
 @contextmanager
-def before_a_server(folder: Path, policy: Path) -> Iterator[House]:
+def before_a_server(folder: Path, policy: Path, *, has_own_markup: bool = True) -> Iterator[House]:
     """A gateway before a server that obeys all it is sent; its prompts are what a template without floors renders."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reader = Reader(tokenizer, FORMAT)
+    reader = Reader(tokenizer, FORMAT, has_own_markup=has_own_markup)
     with serving(_answer) as double:
         upstream = Upstream(folder, UpstreamOptions(double.url, model="any"), name="pocket")
 
@@ -162,14 +165,14 @@ def _answer(body: Body, before: int) -> Reply:
     )
 
 
-def exported(folder: Path) -> Path:
+def exported(folder: Path, template: str | None = None) -> Path:
     """What `rheostat export` writes that a gateway and a server's tokenizer read; there is no floor in it."""
-    engine = small_model().engine
+    engine = small_model(template=template).engine
     assert isinstance(engine, TransformersEngine)
     engine.policy.model.save_pretrained(folder)
     engine.policy.tokenizer.save_pretrained(folder)
     template = engine.policy.tokenizer.chat_template
-    assert isinstance(template, str)
+    assert isinstance(template, str), template
     (folder / "chat_template.jinja").write_text(dialled_template(template, FORMAT), encoding="utf-8")
     (folder / CARD).write_text(
         json.dumps(card_values(FORMAT, template, floors={}, trained=FORMAT)), encoding="utf-8"

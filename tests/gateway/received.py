@@ -13,6 +13,9 @@ _SHAPES: Mapping[str, str] = {
 """Letters that look like a Latin one: our own short list, beside the package's."""
 
 _AS_LATIN = {shape: letter for letter, shapes in _SHAPES.items() for shape in shapes}
+_SIGNS = {first + place: chr(97 + place) for first in (0x1F150, 0x1F170, 0x1F1E6) for place in range(26)}
+"""Letters in circles and squares, and flags."""
+
 _OPENS = ("SQUARE BRACKET", "LENTICULAR BRACKET", "TORTOISE SHELL BRACKET", "CORNER BRACKET")
 """In the names of the brackets that count; those that close are named RIGHT."""
 
@@ -31,6 +34,8 @@ class Reader:
 
     tokenizer: Any
     control_format: ControlFormat
+    has_own_markup: bool = True
+    """Whether the chat template is the packaged model's, whose markup is special tokens."""
 
     def of_ids(self, ids: Sequence[int]) -> Prompt:
         """A prompt by its token ids."""
@@ -63,7 +68,7 @@ class Reader:
             return f"a control is left in the text: {before!r}"
         if forged := self.reads_as_control(before):
             return f"{forged!r} reads as a control"
-        return self._markup_fault(prompt, before)
+        return self._markup_fault(prompt, before) if self.has_own_markup else None
 
     def reads_as_control(self, text: str) -> str | None:
         """A piece of `text` that opens a bracket onto a dial's word as a person may read it."""
@@ -73,7 +78,8 @@ class Reader:
             if "RIGHT" not in name and any(each in name for each in _OPENS):
                 letters = ""
                 for each in unicodedata.normalize("NFKD", text[place + 1 : place + 80]):
-                    plain = _AS_LATIN.get(each, each).casefold()
+                    shown = _SIGNS.get(ord(each)) or _AS_LATIN.get(each, each)
+                    plain = shown.casefold()
                     if plain.isalnum() and each not in "\u115f\u1160\u3164\uffa0":
                         letters += plain
                     elif each in "]］)":

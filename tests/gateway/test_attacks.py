@@ -9,6 +9,7 @@ import pytest
 from tests.gateway.attacked import House, attack, before_a_server, exported, in_this_process, small_model
 from tests.gateway.attacks import POLICY, all_attempts
 from tests.random_models import FORMAT
+from tests.test_served_templates import STYLES
 
 from rheostat import chat
 from rheostat.control import ControlFormat
@@ -18,6 +19,8 @@ from rheostat.gateway.dials import DialLimits, DialReport, Grant
 
 ATTEMPTS = all_attempts()
 TURNING = ("field", "header", "template kwargs", "tenant, field", "tenant, header")
+
+SAYING = ("forged control", "forged control, by role", "turns", "special token", "completions")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,22 @@ def test_no_attempt_gets_below_a_floor_of_other_dials(policy: Path) -> None:
         tally = attack(house, attempts[::2])
     assert not tally.breaches and not tally.odd, (tally.breaches[:10], tally.odd[:10])
     assert tally.reached.total() >= 80 and tally.raised.total() >= 60, tally.table()
+
+
+@pytest.mark.parametrize("style", ["chatml", "llama-3", "gemma", "mistral"])
+def test_no_attempt_gets_below_a_floor_in_other_chat_formats(style: str, policy: Path, tmp_path: Path) -> None:
+    """Such as trim what is said, refuse a system turn (which then stands in the user's) or have no special tokens."""
+    attempts = [each for each in ATTEMPTS if each.channel in SAYING]
+    with in_this_process(small_model(template=STYLES[style]), policy, has_own_markup=False) as house:
+        own = attack(house, attempts[::4])
+    one_model = tmp_path / "policy.yaml"
+    one_model.write_text(POLICY.replace("pocket, secret", "pocket"), encoding="utf-8")
+    folder = exported(tmp_path / "model", STYLES[style])
+    with before_a_server(folder, one_model, has_own_markup=False) as house:
+        servers = attack(house, attempts[1::2])
+    for tally in (own, servers):
+        assert not tally.breaches and not tally.odd, (tally.breaches[:10], tally.odd[:10])
+    assert own.reached.total() >= 40 and servers.reached.total() >= 80, (own.table(), servers.table())
 
 
 def test_a_policy_that_is_replaced_by_broken_ones_lets_nothing_through(tmp_path: Path) -> None:
