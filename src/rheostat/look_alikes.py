@@ -50,7 +50,7 @@ _NAMED = re.compile(
 
 @cache
 def latin(character: str) -> str:
-    """The small Latin letters that a letter, digit or sign looks like, mostly one or none; of an ASCII character none."""
+    """The small Latin letters that a character looks like, mostly one or none; of an ASCII character none."""
     if character.isascii():
         return ""
     named = _NAMED.fullmatch(unicodedata.name(character, ""))

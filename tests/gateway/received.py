@@ -17,7 +17,7 @@ _SIGNS = {first + place: chr(97 + place) for first in (0x1F150, 0x1F170, 0x1F1E6
 """Letters in circles and squares, and flags."""
 
 _OPENS = ("SQUARE BRACKET", "LENTICULAR BRACKET", "TORTOISE SHELL BRACKET", "CORNER BRACKET")
-"""In the names of the brackets that count; those that close are named RIGHT."""
+"""In the names of the brackets that count; those that close are named RIGHT, and a TAG shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Reader:
         words = [attribute.word for attribute in self.control_format.attributes]
         for place, character in enumerate(text):
             name = unicodedata.name(character, "")
-            if "RIGHT" not in name and any(each in name for each in _OPENS):
+            if not {"RIGHT", "TAG"} & set(name.split()) and any(each in name for each in _OPENS):
                 letters = ""
                 for each in unicodedata.normalize("NFKD", text[place + 1 : place + 80]):
                     shown = _SIGNS.get(ord(each)) or _AS_LATIN.get(each, each)
