@@ -41,12 +41,16 @@ LOOK_ALIKES: Mapping[str, str] = {
 }
 """By small Latin letter what looks like it, in either case."""
 
-_NAMED = re.compile(r"LATIN (?:SMALL |CAPITAL )?LETTER (?:SMALL CAPITAL )?([A-Z])(?: WITH .*)?")
+_NAMED = re.compile(
+    r"(?:(?:NEGATIVE (?:SQUARED|CIRCLED) )?LATIN (?:SMALL |CAPITAL )?LETTER (?:SMALL CAPITAL )?"
+    r"|REGIONAL INDICATOR SYMBOL LETTER )([A-Z])(?: WITH .*)?"
+)
+"""Also of signs that show a letter, `🅷` and `🇭`, though Unicode calls them no letters."""
 
 
 @cache
 def latin(character: str) -> str:
-    """The small Latin letters that a letter or digit looks like, mostly one or none; of an ASCII character none."""
+    """The small Latin letters that a character looks like, mostly one or none; of an ASCII character none."""
     if character.isascii():
         return ""
     named = _NAMED.fullmatch(unicodedata.name(character, ""))

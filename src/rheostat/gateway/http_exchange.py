@@ -215,7 +215,10 @@ def bearer_key(headers: HeaderList) -> str | None:
 
 
 def check_is_json(headers: HeaderList) -> None:
-    """Raises `Refusal` (415) for another type: a web page of anyone may send forms here, JSON it may not."""
+    """Raises `Refusal` (415) for another type, or for JSON that is compressed.
+
+    A web page of anyone may send forms here, JSON it may not.
+    """
     given = next((value for name, value in headers if name == b"content-type"), b"")
     if given.partition(b";")[0].strip().lower() != b"application/json":
         raise Refusal(
@@ -223,6 +226,14 @@ def check_is_json(headers: HeaderList) -> None:
             "not_json",
             f"got a body of the type {given[:60].decode('latin-1')!r}, allowed is application/json",
             "send the header Content-Type: application/json",
+        )
+    coding = next((value for name, value in headers if name == b"content-encoding"), b"identity")
+    if coding.strip().lower() != b"identity":
+        raise Refusal(
+            415,
+            "encoded_body",
+            f"got a body in the encoding {coding[:60].decode('latin-1')!r}, allowed is none",
+            "send the JSON as it is",
         )
 
 
