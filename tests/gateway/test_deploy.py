@@ -32,7 +32,8 @@ def test_the_policy_is_one_and_holds_a_floor_for_everyone() -> None:
 
 @pytest.mark.parametrize("name", ["rheostat.service", "Containerfile", "nginx.conf"])
 def test_every_option_named_is_one_of_the_command(name: str, known: set[str]) -> None:
-    text = "\n".join(line for line in (DEPLOY / name).read_text().splitlines() if not re.search("podman|systemctl", line))
+    lines = (DEPLOY / name).read_text().splitlines()
+    text = "\n".join(line for line in lines if not re.search("podman|systemctl", line))
     own = {"--no-cache-dir", "--system", "--uid", "--no-create-home", "--interval", "--start-period", "--from"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert named - known <= own
