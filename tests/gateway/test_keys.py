@@ -60,7 +60,7 @@ def test_the_lines_for_the_policy_file_hold_the_hash_and_a_name_that_is_text(nam
     assert yaml.safe_load(lines) == [{"id": name or f"key-{hash_key(key)[:8]}", "sha256": hash_key(key)}]
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 65, "a\n", "é", new_key()])
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 65, "a\n", "é", "rheo-" + "k" * 43])
 def test_a_name_that_the_policy_file_would_refuse_is_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
         key_lines(new_key(), name)

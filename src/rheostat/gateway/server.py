@@ -47,7 +47,7 @@ class GatewayServer(uvicorn.Server):
             raise InputError(
                 f"cannot listen: {error.strerror or error}", hint="choose another --port"
             ) from None
-        # What was loaded by now stays. Looked through again and again, it would stop all requests for a third of a second.
+        # What was loaded stays: to look through it again and again would stop all requests for a third of a second.
         gc.collect()
         gc.freeze()
         self._on_ready()
