@@ -9,6 +9,7 @@ import typer
 
 from rheostat.cli import app
 from rheostat.control import ControlFormat
+from rheostat.gateway.guard_rewards import check_guards
 from rheostat.gateway.policy import read_policy
 from rheostat.plugins import attribute
 
@@ -28,6 +29,7 @@ def test_the_policy_is_one_and_holds_a_floor_for_everyone() -> None:
     assert set(policy.tenants) == {"school", "public", "red-team"}
     assert all(tenant.limits.floors["safety"] >= 0.25 for tenant in policy.tenants.values())
     assert policy.audit is not None and policy.audit.on_failure == "stop"
+    check_guards(policy, scored=None)  # as the unit and the container start: without reward models
 
 
 @pytest.mark.parametrize("name", ["rheostat.service", "Containerfile", "nginx.conf"])
