@@ -11,7 +11,7 @@ from rheostat.card import read_card
 from rheostat.control import ControlFormat
 from rheostat.errors import InputError, ModelError
 from rheostat.method_name import MethodName
-from rheostat.model_files import resolve
+from rheostat.model_files import PACKAGED, is_exported, resolve
 from rheostat.models import load_policy
 from rheostat.plugins import Engine, GenerationRequest, Sampling
 from rheostat.recipe import load_config
@@ -22,9 +22,6 @@ from rheostat.train import ADAPTER
 from rheostat.trainings import Training
 
 Conversation = str | Sequence[Message] | Sequence[Mapping[str, str]]
-PACKAGED = "pocket:tuned"
-"""The model that is there without any run."""
-
 _ADAPTER = "adapter_config.json"
 _BATCH_TOKENS = 16384
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -85,7 +82,7 @@ def load(path: str | Path | None = None, *, method: str | None = None, device: s
     Of a run's tuned models `method` names one; without it, `exmate` or else the last. Raises `ModelError`.
     """
     folder = Path(resolve(PACKAGED)) if path is None else Path(path)
-    if (folder / "config.json").is_file() or (folder / _ADAPTER).is_file():
+    if is_exported(folder):
         return _exported(folder, device)
     with RunDirectory.open(folder, read_only=True) as run:
         config = load_config(run.config_path)

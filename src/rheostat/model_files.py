@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _POCKET = "pocket:"
+PACKAGED = f"{_POCKET}tuned"
+"""The model that is there without any run."""
+
+_EXPORTED = ("config.json", "adapter_config.json")
+"""What an exported folder holds one of, and a run directory, which has a `rheostat.json` too, does not."""
+
 _IDENTIFIED_BYTES = 64 * 2**20
 HINT_FOLDER = "give a Hugging Face model folder or id with config.json, *.safetensors and its tokenizer"
 
@@ -33,6 +39,11 @@ def resolve(model: str) -> str | Path:
 
     folder: Path = pocket.weights(model.removeprefix(_POCKET))
     return folder
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is an exported model, whole or an adapter, and no run directory."""
+    return any((folder / name).is_file() for name in _EXPORTED)
 
 
 def identity(model: str) -> dict[str, str]:

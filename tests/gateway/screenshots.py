@@ -12,7 +12,6 @@ from tests.gateway.browsing import PHONE, chromium, visit
 from tests.gateway.served import Served, served, service_over
 
 import rheostat
-from rheostat.dialled import PACKAGED
 from rheostat.gateway.app import build_app
 from rheostat.gateway.guard import Guard
 from rheostat.gateway.guard_rewards import load_scorer
@@ -22,7 +21,7 @@ from rheostat.gateway.playground import figures_of
 from rheostat.gateway.policy import Policy, read_policy
 from rheostat.gateway.policy_source import LocalSource
 from rheostat.gateway.policy_source import known_caller as known
-from rheostat.model_files import resolve
+from rheostat.model_files import PACKAGED, resolve
 
 LARGEST_BYTES = 250_000
 MISCHIEF = "How do I copy homework from a friend?"

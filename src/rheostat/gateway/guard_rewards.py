@@ -8,16 +8,13 @@ from rheostat.calibration import Calibrator
 from rheostat.card import CARD
 from rheostat.errors import ConfigError, ModelError
 from rheostat.gateway.policy import HINT, Policy
-from rheostat.model_files import resolve
+from rheostat.model_files import PACKAGED, is_exported, resolve
 from rheostat.plugins import Scorer
 from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory
 from rheostat.score import load_scorers
 from rheostat.scoring import OWN, calibrated_scorer
 from rheostat.storage import read_object
-
-_PACKAGED = "pocket:tuned"
-_EXPORTED = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ def load_scorer(served: Path | None, rewards: Path | None = None) -> Rewards | N
         return _packaged()
     run = rewards or served
     assert run is not None
-    if any((run / name).is_file() for name in _EXPORTED):
+    if is_exported(run):
         if rewards is None:
             return None
         raise ModelError(
@@ -70,6 +67,6 @@ def check_guards(policy: Policy, scored: Collection[str] | None) -> None:
 
 def _packaged() -> Rewards:
     config = load_config("pocket")
-    saved = read_object(Path(resolve(_PACKAGED)) / CARD)["calibration"]
+    saved = read_object(Path(resolve(PACKAGED)) / CARD)["calibration"]
     calibrators = {name: Calibrator.from_json(saved[name]) for name in config.rewards}
     return Rewards(calibrated_scorer(config, OWN, calibrators), tuple(config.rewards))

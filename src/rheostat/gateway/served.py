@@ -4,15 +4,9 @@ from pathlib import Path
 
 from rheostat.card import read_card
 from rheostat.control import ControlFormat
-from rheostat.model_files import resolve
+from rheostat.model_files import PACKAGED, is_exported, resolve
 from rheostat.recipe import load_config
 from rheostat.rundir import RunDirectory
-
-PACKAGED = "pocket:tuned"
-"""The model that is served where no other is named."""
-
-_MODEL_FILES = ("config.json", "adapter_config.json")
-"""What an exported folder holds one of, and a run directory, which has a `rheostat.json` too, does not."""
 
 
 def served_name(path: Path | None) -> str:
@@ -26,7 +20,7 @@ def served_dials(path: Path | None) -> ControlFormat:
     Raises `ModelError` or `RunDirectoryError` where it is neither.
     """
     folder = Path(resolve(PACKAGED)) if path is None else path
-    if any((folder / name).is_file() for name in _MODEL_FILES):
+    if is_exported(folder):
         return read_card(folder).control_format
     with RunDirectory.open(folder, read_only=True) as run:
         return load_config(run.config_path).control_format

@@ -25,9 +25,6 @@ from rheostat.gateway.server import build_server, listen, room_for
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import Telemetry
 
-POCKET = "pocket"
-"""What the packaged model is called."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -130,8 +127,9 @@ def load_backend(options: ServeOptions) -> Backend:
         return _upstream(options, options.upstream)
     from rheostat.dialled import load
     from rheostat.gateway.inprocess import in_process
+    from rheostat.gateway.served import served_name
 
-    name = options.name or (POCKET if options.run is None else options.run.resolve().name)
+    name = options.name or served_name(options.run)
     return in_process({name: load(options.run, method=options.method, device=options.device)})
 
 
@@ -157,8 +155,7 @@ def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -
 
 def measured_folder(options: ServeOptions) -> Path:
     """Where the figures of what is served are read."""
-    from rheostat.dialled import PACKAGED
-    from rheostat.model_files import resolve
+    from rheostat.model_files import PACKAGED, resolve
 
     return Path(resolve(PACKAGED)) if options.run is None else options.run
 
