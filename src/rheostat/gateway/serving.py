@@ -33,32 +33,32 @@ class UpstreamAddress:
     """A server that answers: what it calls the model, and the environment variable that has its key."""
 
     url: str
-    model: str | None = None
-    key_variable: str | None = None
+    model: str | None
+    key_variable: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """The options of `rheostat serve`; times in seconds."""
+    """The options of `rheostat serve`; their defaults are the command line's; times in seconds."""
 
-    run: Path | None = None
-    method: str | None = None
-    name: str | None = None
-    upstream: UpstreamAddress | None = None
-    rewards: Path | None = None
-    policy: Path | None = None
-    is_insecure: bool = False
-    host: str = "127.0.0.1"
-    port: int = 8750
-    concurrency: int = 64
-    queue: int = 256
-    timeout_s: float = 300.0
-    drain_s: float = 30.0
-    max_body: int = 2**20
-    request_s: float = 20.0
-    connections: int = 2000
-    allow_origins: tuple[str, ...] = ()
-    device: str = "auto"
+    run: Path | None
+    method: str | None
+    name: str | None
+    upstream: UpstreamAddress | None
+    rewards: Path | None
+    policy: Path | None
+    is_insecure: bool
+    host: str
+    port: int
+    concurrency: int
+    queue: int
+    timeout_s: float
+    drain_s: float
+    max_body: int
+    request_s: float
+    connections: int
+    allow_origins: tuple[str, ...]
+    device: str
 
 
 def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None:
