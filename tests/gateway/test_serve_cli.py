@@ -150,6 +150,12 @@ def test_faults_of_the_options_are_said(tmp_path: Path) -> None:
     assert "cannot be read" in refused("--policy", str(tmp_path / "absent.yaml"), "--port", "0")
     assert "allowed is one of them" in refused("--policy", "x", "--insecure-local")
     assert "--upstream without --run" in refused("--upstream", "http://127.0.0.1:1/v1")
+    assert "--method without --run" in refused("--method", "exmate")
+    for option in ("--upstream-model", "--upstream-key-variable"):
+        assert f"{option} without --upstream" in refused(option, "x")
+    behind = ("--upstream", "http://127.0.0.1:1/v1", "--run", str(tmp_path))
+    assert "--upstream and --method" in refused(*behind, "--method", "exmate")
+    assert "--upstream and --device" in refused(*behind, "--device", "cpu")
     assert "absent" in refused("--run", str(tmp_path / "absent"), "--port", "0")
 
 

@@ -8,7 +8,7 @@ import typer
 from rheostat.cli.app import app
 from rheostat.cli.console import note
 from rheostat.cli.options import MethodOption
-from rheostat.errors import ModelError
+from rheostat.errors import InputError, ModelError
 
 
 @app.command()
@@ -130,6 +130,11 @@ def serve(
     key made for this process, may turn the dials freely; only this machine is listened to. SIGTERM ends it when the
     requests under way have ended; SIGHUP reads the policy file anew at once.
     """
+    if upstream is None and (upstream_model is not None or upstream_key_variable is not None):
+        option = "--upstream-model" if upstream_model is not None else "--upstream-key-variable"
+        raise InputError(
+            f"got {option} without --upstream, allowed is both", hint="give the server's address with --upstream URL"
+        )
     try:
         from rheostat.gateway.serving import ServeOptions, UpstreamAddress, serve_forever
     except ModuleNotFoundError as error:

@@ -108,6 +108,10 @@ def _check(options: ServeOptions) -> None:
         raise InputError(
             "got --policy and --insecure-local, allowed is one of them", hint="leave --insecure-local out"
         )
+    if options.method is not None and options.run is None:
+        raise InputError(
+            "got --method without --run, allowed is both", hint="give the run that trained it with --run DIR"
+        )
     if options.upstream is None:
         return
     if options.run is None:
@@ -118,6 +122,10 @@ def _check(options: ServeOptions) -> None:
     if options.method is not None:
         raise InputError(
             "got --upstream and --method, allowed is one of them", hint="an exported model is one method's"
+        )
+    if options.device != "auto":
+        raise InputError(
+            "got --upstream and --device, allowed is one of them", hint="the server that answers has its own"
         )
 
 
