@@ -48,7 +48,7 @@ class Callers:
         return known_caller(self.policy.caller(key or ""))
 
     def status(self) -> SourceStatus:
-        return SourceStatus(None, self.policy.digest, datetime.now(UTC))
+        return SourceStatus(None, self.policy.digest)
 
     def reload_soon(self) -> None: ...
 

@@ -204,6 +204,10 @@ async def _health(service: Service) -> Health:
         policy = Part(
             status="failing", detail="the newest policy file was refused; the last good one is in force"
         )
+    elif source.path is not None and not source.is_watched:
+        policy = Part(
+            status="failing", detail="the policy file is not watched; the one that was read last is in force"
+        )
     audit = Part(status="ok")
     if service.audit is not None and service.audit.is_failing:
         audit = Part(status="failing", detail="the audit log cannot be written")

@@ -13,7 +13,6 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -32,14 +31,13 @@ _LOG = logging.getLogger("rheostat.gateway")
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """What `/health` and the metrics say of the policy: which one is in force since when, and what failed since.
+    """What `/health` and the metrics say of the policy: which one is in force, whether it is watched, and what failed.
 
     `failures` counts the contents that were refused; `last_error` is None where the file is the policy in force.
     """
 
     path: str | None
     digest: str | None
-    loaded_at: datetime
     reloads: int = 0
     failures: int = 0
     last_error: str | None = None
@@ -96,7 +94,6 @@ class PolicySource:
         self.policy: Policy = read_policy(_decoded(content, path), models, name=str(path))
         self._seen = _identity(content)
         self._read_as = self._seen
-        self._loaded_at = datetime.now(UTC)
         self._reloads = self._failures = 0
         self._last_error: str | None = None
 
@@ -114,7 +111,6 @@ class PolicySource:
         return SourceStatus(
             path=str(self.path),
             digest=self.policy.digest,
-            loaded_at=self._loaded_at,
             reloads=self._reloads,
             failures=self._failures,
             last_error=self._last_error,
@@ -190,7 +186,6 @@ class PolicySource:
             _LOG.error("the policy in force stays, %s was refused: %s (hint: %s)", self.path, error.message, error.hint)
             return
         self.policy = policy
-        self._loaded_at = datetime.now(UTC)
         self._reloads += 1
         self._last_error = None
         _LOG.info("the policy of %s is in force, SHA-256 %s", self.path, policy.digest)
@@ -207,7 +202,6 @@ class LocalSource:
     def __init__(self, models: Mapping[str, ControlFormat], *, key: str | None) -> None:
         self._hashes = [] if key is None else [hash_key(key)]
         self._caller = Caller(local_tenant(models), "no-key" if key is None else "this-process")
-        self._since = datetime.now(UTC)
 
     def caller(self, key: str | None) -> Caller:
         """The local tenant. Raises `Refusal` (401) for another key than the one there is."""
@@ -217,7 +211,7 @@ class LocalSource:
 
     def status(self) -> SourceStatus:
         """No file, no digest."""
-        return SourceStatus(None, None, self._since)
+        return SourceStatus(None, None)
 
     def reload_soon(self) -> None:
         """There is nothing to read."""

@@ -204,6 +204,11 @@ def _service(
     if audit is not None:
         telemetry.watch("audit_lines", "Lines written to the audit log", lambda: audit.lines)
         telemetry.watch("audit_lost", "Lines that could not be written", lambda: audit.lost)
+        telemetry.watch(
+            "audit_rotation_fails",
+            "1 where an older audit file could not be set aside when it was last tried",
+            lambda: audit.rotation_fails,
+        )
     return Service(
         backend=backend,
         callers=callers,
