@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rheostat.gateway.keys import hash_key
@@ -24,14 +24,6 @@ FLOORS: Mapping[str, Floors] = {
     PLAIN: {"safety": 0.5, "helpfulness": 0.25},
 }
 """What each key may not get below."""
-
-MODELS_OF: Mapping[str, Sequence[str]] = {
-    SHOP: ["pocket"],
-    LAB: ["pocket", "secret"],
-    STRICT: ["pocket"],
-    GUARDED: ["pocket"],
-    PLAIN: ["pocket"],
-}
 
 POLICY = f"""\
 version: 1

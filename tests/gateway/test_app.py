@@ -22,7 +22,7 @@ from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import hash_key
-from rheostat.gateway.policy import AuditBlock
+from rheostat.gateway.policy_file import AuditBlock
 from rheostat.gateway.policy_source import LocalSource, PolicySource
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rheostat.errors import StorageError
 from rheostat.gateway.audit import AuditEntry, AuditLog
 from rheostat.gateway.dials import DialReport
-from rheostat.gateway.policy import AuditBlock
+from rheostat.gateway.policy_file import AuditBlock
 from rheostat.gateway.refusals import Refusal
 from rheostat.records import Message
 

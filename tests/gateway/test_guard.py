@@ -24,7 +24,8 @@ from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Ask, Piece, ServedModel, Usage
 from rheostat.gateway.guard import Guard, Guarded, choose, reaches
 from rheostat.gateway.guard_rewards import check_guards, load_scorer
-from rheostat.gateway.policy import AuditBlock, GuardBlock, Tenant, read_policy
+from rheostat.gateway.policy import Tenant, read_policy
+from rheostat.gateway.policy_file import AuditBlock, GuardBlock
 from rheostat.gateway.policy_source import PolicySource
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.scoring_worker import LARGEST_BATCH
@@ -38,8 +39,6 @@ from rheostat.storage import write_json
 
 REFUSAL = "Not here."
 ASK = Ask("pocket", (Message("user", "hi"),), {"safety": 0.75, "helpfulness": 1.0}, 0.7, 1.0, 16)
-
-Rule = Callable[[str], Mapping[str, float]]
 
 
 def guarded_tenant(samples: int = 4, **floors: float) -> Tenant:

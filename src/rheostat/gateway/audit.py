@@ -34,7 +34,7 @@ from typing import Any
 from rheostat.errors import StorageError
 from rheostat.gateway.audit_file import LineFile
 from rheostat.gateway.dials import DialReport
-from rheostat.gateway.policy import AuditBlock
+from rheostat.gateway.policy_file import AuditBlock
 from rheostat.gateway.refusals import Refusal
 from rheostat.records import Message, Scores
 

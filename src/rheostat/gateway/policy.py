@@ -19,9 +19,7 @@ from rheostat.control import ControlFormat, level_text
 from rheostat.errors import ConfigError, did_you_mean
 from rheostat.gateway.dials import DialLimits
 from rheostat.gateway.keys import find_key, lines_with_keys
-from rheostat.gateway.policy_file import AuditBlock as AuditBlock
-from rheostat.gateway.policy_file import GuardBlock as GuardBlock
-from rheostat.gateway.policy_file import LimitsBlock, PolicyFile, TenantBlock
+from rheostat.gateway.policy_file import AuditBlock, GuardBlock, LimitsBlock, PolicyFile, TenantBlock
 
 HINT = "docs/policy.md has every key; `rheostat policy FILE` checks a file, `rheostat policy --example` prints one"
 _KINDS = ("floors", "ceilings", "defaults")

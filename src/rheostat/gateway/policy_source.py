@@ -19,14 +19,15 @@ from typing import Protocol
 from rheostat.control import ControlFormat
 from rheostat.errors import ConfigError
 from rheostat.gateway.keys import find_key, hash_key
-from rheostat.gateway.policy import HINT, AuditBlock, Caller, Policy, local_tenant, read_policy
+from rheostat.gateway.policy import HINT, Caller, Policy, local_tenant, read_policy
+from rheostat.gateway.policy_file import AuditBlock
 from rheostat.gateway.refusals import Refusal
 
 LARGEST_BYTES = 2**18
 """A larger policy file is refused: some two thousand keys, whose reading takes seconds."""
 
 POLL_S = 1.0
-_LOG = logging.getLogger("rheostat.gateway")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +184,14 @@ class PolicySource:
         except ConfigError as error:
             self._failures += 1
             self._last_error = error.message
-            _LOG.error("the policy in force stays, %s was refused: %s (hint: %s)", self.path, error.message, error.hint)
+            _logger.error(
+                "the policy in force stays, %s was refused: %s (hint: %s)", self.path, error.message, error.hint
+            )
             return
         self.policy = policy
         self._reloads += 1
         self._last_error = None
-        _LOG.info("the policy of %s is in force, SHA-256 %s", self.path, policy.digest)
+        _logger.info("the policy of %s is in force, SHA-256 %s", self.path, policy.digest)
 
 
 class LocalSource:

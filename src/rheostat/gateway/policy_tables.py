@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rheostat.control import level_text
-from rheostat.gateway.policy import GuardBlock, Policy, Tenant
+from rheostat.gateway.policy import Policy, Tenant
+from rheostat.gateway.policy_file import GuardBlock
 from rheostat.tables import titled
 
 NONE = "–"

@@ -233,7 +233,7 @@ def _facts(dials: ControlFormat) -> list[DialFacts]:
 class Part(BaseModel):
     """How one part of the gateway is."""
 
-    status: Literal["ok", "failing", "draining"]
+    status: Literal["ok", "failing"]
     detail: str | None = Field(None, description="what is wrong, in words that tell nobody more than that")
 
 

@@ -23,7 +23,6 @@ class ScoringWorker:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self.batches = 0
         self._waiting: list[_Job] = []
         self._thread: ThreadPoolExecutor | None = None
         self._working: asyncio.Task[None] | None = None
@@ -80,7 +79,6 @@ class ScoringWorker:
 
     async def _scored(self, items: Sequence[Judged]) -> list[Scores] | Exception:
         self._thread = self._thread or ThreadPoolExecutor(1, "scoring")
-        self.batches += 1
         try:
             scores = await asyncio.get_running_loop().run_in_executor(self._thread, self.scorer.score, items)
         # A reward is a plug-in and may raise anything; each asker is told, and nobody is left waiting.
