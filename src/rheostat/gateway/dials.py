@@ -46,11 +46,15 @@ class DialLimits:
 
 @dataclass(frozen=True, slots=True)
 class DialReport:
-    """What became of one dial: what was asked for (None: nothing), the level given, and why that one."""
+    """What became of one dial: what was asked for (None: nothing), the level given, and why that one.
+
+    `is_by_policy` says that the policy's floor or ceiling made it so.
+    """
 
     requested: float | None
     granted: float
     why: str
+    is_by_policy: bool = False
 
     def values(self) -> dict[str, Any]:
         """As the response has it."""
@@ -101,9 +105,9 @@ def _dial(name: str, value: float | None, limits: DialLimits, allowed: ControlFo
     if level == value:
         return DialReport(value, level, "as requested")
     if level == floor and value < level:
-        return DialReport(value, level, f"raised to the floor {level_text(level)}")
+        return DialReport(value, level, f"raised to the floor {level_text(level)}", is_by_policy=True)
     if level == ceiling and value > level:
-        return DialReport(value, level, f"lowered to the ceiling {level_text(level)}")
+        return DialReport(value, level, f"lowered to the ceiling {level_text(level)}", is_by_policy=True)
     return DialReport(value, level, "by its calibration" if name in allowed.thresholds else "the nearest level")
 
 

@@ -89,7 +89,7 @@ class Telemetry:
         for name, report in dials.items():
             if report.requested is not None and report.granted != report.requested:
                 change = "raised" if report.granted > report.requested else "lowered"
-                reason = "policy" if " to the " in report.why else "level"
+                reason = "policy" if report.is_by_policy else "level"
                 self._dials.labels(name, f"{change} by {reason}").inc()
 
     def guarded(self, outcome: str) -> None:
