@@ -19,6 +19,11 @@ DESCRIPTION = """Chat completions with dials, under the policy of whoever runs t
 The API is OpenAI's; the dials are more fields of a request (`"safety": 0.75`), headers (`X-Rheostat-Safety: 0.75`) or
 `chat_template_kwargs`, and `rheostat` in the answer says what was granted and why."""
 
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+"""The end of every content security policy."""
+
 _STATIC = "/static-offline-docs"
 _ERRORS = {
     400: "The request cannot be answered as it is.",
@@ -104,7 +109,7 @@ def _document(app: FastAPI, types: BodyTypes) -> dict[str, Any]:
     components = made["components"]
     components["schemas"] |= definitions["$defs"]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for path, kind in (("/v1/chat/completions", types.chat), ("/v1/completions", types.completion)):
+    for path, kind in ((CHAT, types.chat), (COMPLETIONS, types.completion)):
         made["paths"][path]["post"]["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": _reference(kind.__name__), "examples": _examples(kind)}},
@@ -147,7 +152,7 @@ def add_docs(app: FastAPI) -> None:
     scripts = " ".join(f"'sha256-{each}'" for each in hashes)
     page.headers["content-security-policy"] = (
         f"default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+        f"{CLOSED}"
     )
 
     @app.get("/docs", include_in_schema=False)

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from rheostat.errors import ModelError
 from rheostat.gateway import api_document
+from rheostat.gateway.api_document import CHAT, COMPLETIONS
 from rheostat.gateway.bodies import BodyTypes
 from rheostat.gateway.door import Door
 from rheostat.gateway.http_exchange import (
@@ -23,7 +24,6 @@ from rheostat.gateway.http_exchange import (
     Send,
     bearer_key,
     internal_error,
-    refusal_headers,
 )
 from rheostat.gateway.limits import RATE_HEADERS
 from rheostat.gateway.permitted import no_such_model
@@ -45,8 +45,6 @@ from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import CONTENT_TYPE
 from rheostat.version import __version__
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 _logger = logging.getLogger(__name__)
 
 
@@ -223,7 +221,7 @@ async def _health(service: Service) -> Health:
 
 
 async def _on_refusal(request: Request, refusal: Refusal) -> Response:
-    headers = {name.decode(): value.decode() for name, value in refusal_headers(refusal)}
+    headers = {name.decode(): value.decode() for name, value in refusal.headers()}
     return JSONResponse(refusal.body(), refusal.status, headers)
 
 

@@ -204,6 +204,5 @@ def raw_response(refusal: Refusal) -> bytes:
     body = to_json(refusal.body())
     head = STATUS_LINE[refusal.status] + b"x-request-id: %s\r\n" % secrets.token_hex(12).encode()
     head += b"content-type: application/json\r\nconnection: close\r\n"
-    if refusal.retry_after_s is not None:
-        head += b"retry-after: %d\r\n" % refusal.retry_after_s
+    head += b"".join(b"%s: %s\r\n" % header for header in refusal.headers())
     return bytes(head + b"content-length: %d\r\n\r\n" % len(body) + body)

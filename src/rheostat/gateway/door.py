@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from rheostat.gateway.api_document import CLOSED
 from rheostat.gateway.http_exchange import HeaderList, Receive, Scope, Send, Sender
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.telemetry import NOBODY, Telemetry
@@ -18,10 +19,7 @@ OTHER = "other"
 """The route of requests to addresses that there are not."""
 
 _ALWAYS: HeaderList = [
-    (
-        b"content-security-policy",
-        b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
-    ),
+    (b"content-security-policy", f"default-src 'self'; {CLOSED}".encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]

@@ -177,7 +177,7 @@ class Sender:
     async def refusal(self, refusal: Refusal, receive: Receive) -> None:
         """An error; where the body was not read whole the connection is closed, after a look at the rest of it."""
         body, closes = to_json(refusal.body()), refusal.status in (408, 413)
-        more = [*_json_headers(body), *refusal_headers(refusal)]
+        more = [*_json_headers(body), *refusal.headers()]
         await self._start(refusal.status, [*more, (b"connection", b"close")] if closes else more)
         if closes:
             await self.chunk(body)
@@ -192,18 +192,6 @@ class Sender:
 
 def _json_headers(body: bytes) -> HeaderList:
     return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-
-
-def refusal_headers(refusal: Refusal) -> HeaderList:
-    """The headers that go with an error."""
-    headers = []
-    if refusal.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, -(-refusal.retry_after_s // 1))))
-    if refusal.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if refusal.status == 504:  # OpenAI's clients would ask, and wait, twice more
-        headers.append((b"x-should-retry", b"false"))
-    return headers
 
 
 def bearer_key(headers: HeaderList) -> str | None:

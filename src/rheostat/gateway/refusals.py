@@ -1,6 +1,7 @@
 """What the gateway says no with: one exception, and its body as OpenAI's API has it. Pure."""
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 
@@ -34,6 +35,17 @@ class Refusal(Exception):
                 "code": self.code,
             }
         }
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that go with it; seconds to wait are rounded up, to one at least."""
+        headers = []
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, ceil(self.retry_after_s))))
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if self.status == 504:  # OpenAI's clients would ask, and wait, twice more
+            headers.append((b"x-should-retry", b"false"))
+        return headers
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}"
