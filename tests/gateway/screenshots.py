@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class _Fixed(LocalSource):
         self._policy = policy
 
     def caller(self, key: str | None) -> Any:
-        return known(None if key is None else self._policy.caller(key))
+        return known(None if key is None else self._policy.caller(key, datetime.now(UTC)))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ class FixedSource(LocalSource):
         self._policy = policy
 
     def caller(self, key: str | None) -> Caller:
-        return known_caller(None if key is None else self._policy.caller(key))
+        return known_caller(None if key is None else self._policy.caller(key, datetime.now(UTC)))
 
 
 def policed(limits: str) -> FixedSource:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -120,12 +120,12 @@ def test_a_tenant_only_narrows(
 
 def test_whose_key_it_is() -> None:
     found = policy()
-    caller = found.caller(KEY)
+    caller = found.caller(KEY, datetime.now(UTC))
     assert caller and (caller.tenant.name, caller.key_id) == ("shop", "shop-1")
-    other = found.caller(OTHER_KEY)
+    other = found.caller(OTHER_KEY, datetime.now(UTC))
     assert other and other.tenant.name == "lab"
     for nobody in (UNKNOWN_KEY, EXPIRED_KEY, HASH, "", "rheo-", KEY + " ", "é"):
-        assert found.caller(nobody) is None, nobody
+        assert found.caller(nobody, datetime.now(UTC)) is None, nobody
 
 
 def test_a_key_opens_nothing_from_its_expiry_on() -> None:
@@ -137,7 +137,8 @@ def test_a_key_opens_nothing_from_its_expiry_on() -> None:
 
 def test_both_keys_open_while_one_replaces_the_other() -> None:
     found = policy(BARE.replace("}]", f"}}, {{id: l, sha256: {hash_key(OTHER_KEY).upper()}}}]"))
-    assert [caller and caller.key_id for caller in map(found.caller, (KEY, OTHER_KEY))] == ["k", "l"]
+    callers = [found.caller(key, datetime.now(UTC)) for key in (KEY, OTHER_KEY)]
+    assert [caller and caller.key_id for caller in callers] == ["k", "l"]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_a_key_in_the_file_is_refused_and_never_repeated(tmp_path: Path, caplog:
 
 def test_no_repr_of_a_policy_in_use_holds_a_key() -> None:
     found = policy()
-    assert KEY not in repr(found) and KEY not in repr(found.caller(KEY))
+    assert KEY not in repr(found) and KEY not in repr(found.caller(KEY, datetime.now(UTC)))
 
 
 def test_without_a_policy_file_the_person_at_the_machine_has_no_limits() -> None:

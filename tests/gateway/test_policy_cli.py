@@ -32,7 +32,7 @@ def test_a_new_key_is_printed_once_and_its_lines_go_into_a_policy() -> None:
     assert result.exit_code == 0 and is_key(key) and key not in result.stderr
     lines = result.stderr[result.stderr.index("      - id") :]
     found = read_policy(f"version: 1\ntenants:\n  shop:\n    keys:\n{lines}", MODELS)
-    caller = found.caller(key)
+    caller = found.caller(key, datetime.now(UTC))
     assert caller and (caller.tenant.name, caller.key_id) == ("shop", "shop-1")
     assert invoke("key").stdout != invoke("key").stdout
 

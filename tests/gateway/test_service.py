@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from tests.gateway.stub_backend import FORMAT, MODELS, StubBackend
 from rheostat.errors import EndpointError, RheostatError
 from rheostat.gateway.asked import Asked
 from rheostat.gateway.audit import AuditEntry
-from rheostat.gateway.backend import Ask, Piece, Usage
+from rheostat.gateway.backend import Ask, Outcome, Piece, Usage
 from rheostat.gateway.bodies import BodyTypes, read_body
-from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
+from rheostat.gateway.exchange import CLIENT_GONE, Exchange
 from rheostat.gateway.guard import Guarded
 from rheostat.gateway.keys import hash_key
 from rheostat.gateway.permitted import LONGEST_ANSWER, permitted
@@ -44,7 +45,7 @@ class Callers:
     audit: None = None
 
     def caller(self, key: str | None) -> Any:
-        return known_caller(self.policy.caller(key or ""))
+        return known_caller(self.policy.caller(key or "", datetime.now(UTC)))
 
     def status(self) -> SourceStatus:
         return SourceStatus(None, self.policy.digest)

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rheostat.control import ControlFormat
-from rheostat.records import Control, Finish, Message
+from rheostat.records import Control, Finish, Message, Scores
 
 Ending = Finish | Literal["content_filter"]
 """Why an answer ended; `content_filter`: it was refused by a guard, and its text is the policy's."""
@@ -47,6 +47,16 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known when an answer is whole; of a guarded one the scores are for the audit log unless asked for."""
+
+    usage: Usage
+    guard: Mapping[str, Any] | None = None
+    scores: Scores | None = None
+    shows_scores: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,15 @@ became of the request. The tenant's policy is the one of the moment of authentic
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
 
 from rheostat.errors import RheostatError
 from rheostat.gateway.asked import Asked, Headers, read_asked
 from rheostat.gateway.audit import AuditEntry
-from rheostat.gateway.backend import Ask, Ending, Piece, Usage
+from rheostat.gateway.backend import Ask, Ending, Outcome, Piece
 from rheostat.gateway.bodies import ChatBody, CompletionBody
 from rheostat.gateway.faults import refusal_of
 from rheostat.gateway.permitted import Permitted, permitted, prompt_estimate
@@ -24,22 +22,11 @@ from rheostat.gateway.policy import Caller, Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service
 from rheostat.gateway.telemetry import NOBODY
-from rheostat.records import Scores
 
 CLIENT_GONE = 499
 """The status of a request whose client went before it was answered, in the log and the metrics."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What is known when an answer is whole; of a guarded one the scores are for the audit log unless asked for."""
-
-    usage: Usage
-    guard: Mapping[str, Any] | None = None
-    scores: Scores | None = None
-    shows_scores: bool = True
 
 
 class Exchange:

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from rheostat.gateway.backend import Outcome
 from rheostat.gateway.bodies import ChatBody, CompletionBody, read_body
-from rheostat.gateway.exchange import CLIENT_GONE, Exchange, Outcome
+from rheostat.gateway.exchange import CLIENT_GONE, Exchange
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.replies import Kind, Reply, Stream, dials_header, failed
 from rheostat.gateway.service import Service
@@ -175,7 +176,7 @@ class Sender:
         await self.end_stream(body)
 
     async def refusal(self, refusal: Refusal, receive: Receive) -> None:
-        """An error; where the body was not read whole the connection is closed, after a look at the rest of it."""
+        """An error; after 408 and 413 the connection is closed, once what is left of the body was looked at."""
         body, closes = to_json(refusal.body()), refusal.status in (408, 413)
         more = [*_json_headers(body), *refusal.headers()]
         await self._start(refusal.status, [*more, (b"connection", b"close")] if closes else more)

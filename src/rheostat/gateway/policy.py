@@ -7,7 +7,7 @@ keeps the last good policy, or does not start.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -77,13 +77,13 @@ class Policy:
     def _hashes(self) -> tuple[str, ...]:
         return tuple(key.sha256 for key in self.keys)
 
-    def caller(self, key: str, now: datetime | None = None) -> Caller | None:
-        """Whose key it is; None where it is nobody's, or has expired."""
+    def caller(self, key: str, now: datetime) -> Caller | None:
+        """Whose key it is at a moment; None where it is nobody's, or has expired."""
         place = find_key(key, self._hashes)
         if place is None:
             return None
         found = self.keys[place]
-        return found.caller if found.opens(now or datetime.now(UTC)) else None
+        return found.caller if found.opens(now) else None
 
 
 def read_policy(text: str, models: Mapping[str, ControlFormat], *, name: str = "policy") -> Policy:

@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +106,7 @@ class PolicySource:
 
     def caller(self, key: str | None) -> Caller:
         """Whose key it is, by the policy in force. Raises `Refusal` (401)."""
-        return known_caller(self.policy.caller(_given(key)))
+        return known_caller(self.policy.caller(_given(key), datetime.now(UTC)))
 
     def status(self) -> SourceStatus:
         """What is in force, and what failed since."""

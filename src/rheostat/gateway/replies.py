@@ -7,9 +7,8 @@ from typing import Any, Literal
 from pydantic_core import to_json
 
 from rheostat.control import level_text
-from rheostat.gateway.backend import Ending, Piece, Usage
+from rheostat.gateway.backend import Ending, Outcome, Piece, Usage
 from rheostat.gateway.dials import Grant
-from rheostat.gateway.exchange import Outcome
 from rheostat.gateway.refusals import Refusal
 from rheostat.records import Control
 

@@ -159,7 +159,7 @@ class UpstreamClient:
             async with asyncio.timeout_at(until):
                 return await response.content.readany()
         except TimeoutError:
-            self.fail("said nothing more for too long, in the middle of an answer", status=504)
+            self.fail("said nothing more for too long", status=504)
         except (aiohttp.ClientError, OSError) as error:
             self.fail(f"broke off in the middle of an answer: {_reason(error)}")
 
