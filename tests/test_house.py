@@ -21,16 +21,35 @@ PURE = {
     "dial_tables", "forging", "mixing", "steering", "round_tables", "prompt_plan",
     "pairing", "scored_pool", "moec", "simplex", "bench_comparison", "bench_picture", "bench_context",
 }  # fmt: skip
+PURE_GATEWAY = {
+    "asked", "backend", "bodies", "dials", "event_stream", "faults", "permitted", "policy", "policy_file", "refusals",
+    "replies", "text_stream", "upstream_answers",
+}  # fmt: skip
+SERVES = {"cli/policy.py", "cli/serve.py", "reference.py"}
 IMPURE = {"rundir", "stage", "storage", "models", "progress", "pipeline", "cli"} | STAGES
 
 
 def imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def gateway_imports(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported(path) if name.startswith("gateway.")}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of rheostat that a file imports anywhere in it, by dotted names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rheostat"):
-            found.add(node.module.removeprefix("rheostat").removeprefix("."))
+            name = node.module.removeprefix("rheostat").removeprefix(".")
+            found.add(name)
             found |= {alias.name for alias in node.names if node.module == "rheostat"}
-    return {name.split(".")[0] for name in found if name}
+            found |= {f"gateway.{alias.name}" for alias in node.names if name == "gateway"}
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found |= {name.removeprefix("rheostat.") for name in names if name.startswith("rheostat.")}
+    return found - {""}
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
@@ -41,6 +60,19 @@ def test_stages_do_not_import_each_other(stage: str) -> None:
 @pytest.mark.parametrize("module", sorted(PURE))
 def test_the_mathematics_is_pure(module: str) -> None:
     assert not imports(SOURCE / f"{module}.py") & IMPURE
+
+
+@pytest.mark.parametrize("module", sorted(PURE_GATEWAY))
+def test_what_the_gateway_decides_by_is_pure(module: str) -> None:
+    path = SOURCE / "gateway" / f"{module}.py"
+    assert not imports(path) & IMPURE
+    assert gateway_imports(path) <= PURE_GATEWAY | {"keys"}
+
+
+def test_the_gateway_is_imported_by_its_commands_and_their_pages_alone() -> None:
+    outside = [path for path in SOURCE.rglob("*.py") if SOURCE / "gateway" not in path.parents]
+    importers = {path.relative_to(SOURCE).as_posix() for path in outside if "gateway" in imports(path)}
+    assert importers == SERVES
 
 
 def test_the_public_names_are_exact() -> None:
