@@ -62,7 +62,8 @@ def policy_page() -> str:
         "What callers of `rheostat serve --policy FILE` may do stands in one YAML file. Unknown keys are refused; "
         "every problem is reported, and a file with a problem is not taken: the gateway does not start, or keeps the "
         "policy that it has. A floor, ceiling or default is a level that the dial has in every model that the tenant "
-        "may ask. `NAME` stands for a tenant. `rheostat policy FILE` checks a file; `rheostat key` makes a key.",
+        "may ask. `NAME` stands for a tenant, or a dial. `rheostat policy FILE` checks a file; `rheostat key` makes "
+        "a key.",
         *_keys(PolicyFile),
         "## An example",
         "`rheostat policy --example` prints it.",
