@@ -588,6 +588,15 @@ def test_health_says_what_fails(client: httpx.Client, backend: StubBackend) -> N
     assert "10.0.0.1" not in response.text
 
 
+def test_health_says_where_the_policy_file_is_not_watched(backend: StubBackend, tmp_path: Path) -> None:
+    source = policy_source(tmp_path)
+    with served(service_over(backend, callers=source)) as gateway:
+        assert httpx.get(f"{gateway.url}/health").json()["policy"]["status"] == "ok"
+        asyncio.run_coroutine_threadsafe(source.stop(), gateway.loop).result(10)
+        answer = httpx.get(f"{gateway.url}/health")
+        assert (answer.status_code, answer.json()["policy"]["status"]) == (200, "failing")
+
+
 def test_only_the_callers_own_models_are_his(backend: StubBackend, tmp_path: Path) -> None:
     backend.models = {**MODELS, "other": replace(MODELS["stub"], name="other")}
     path = tmp_path / "policy.yaml"
