@@ -530,7 +530,7 @@ def test_connections_beyond_the_bound_get_503(backend: StubBackend) -> None:
         assert httpx.get(f"{gateway.url}/health").status_code == 200
 
 
-def test_a_thousand_clients_are_answered_or_told_to_come_again(backend: StubBackend) -> None:
+def test_four_hundred_clients_at_once_are_answered_or_told_to_come_again(backend: StubBackend) -> None:
     backend.gate = asyncio.Event()
     service = service_over(backend, in_work=8, queue=50)
     body = json.dumps(HELLO).encode()
