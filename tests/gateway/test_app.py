@@ -435,24 +435,6 @@ def test_a_client_that_goes_while_it_sends_leaves_its_line(backend: StubBackend,
     assert not backend.asks
 
 
-def test_a_client_that_does_not_read_is_cut_and_its_work_ends(backend: StubBackend) -> None:
-    words = ("w" * 1000 + " ") * 16_000
-    backend.models = {"stub": replace(MODELS["stub"], context=None)}
-    service = service_over(backend)
-    limits = ConnectionLimits(write_s=0.2)
-    with served(service, connection_limits=limits, body_limits=BodyLimits(32 * 2**20)) as gateway:
-        body = json.dumps(
-            {"messages": [{"role": "user", "content": words}], "stream": True, "max_tokens": 16_000}
-        ).encode()
-        with connect(gateway) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(head(body) + body)
-            gateway.wait_for(lambda: len(backend.asks) == 1)
-            gateway.wait_for(lambda: not service.under_way)
-        assert backend.closed == 1
-        assert ended(service, 499) == 1
-
-
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large_is_refused_without_reading_it_all(gateway: Served, chunked: bool) -> None:
     with connect(gateway) as connection:
@@ -487,16 +469,6 @@ def test_headers_that_do_not_come_are_408(backend: StubBackend) -> None:
             assert b"HTTP/1.1 408 " in read_all(connection)
         with connect(gateway) as connection:
             assert read_all(connection) == b""
-
-
-@pytest.mark.parametrize("is_ended", [False, True])
-def test_headers_that_are_too_large_are_431(gateway: Served, is_ended: bool) -> None:
-    with connect(gateway) as connection:
-        many = b"".join(b"x-%d: %s\r\n" % (place, b"y" * 1000) for place in range(60))
-        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + many + b"\r\n" * is_ended)
-        answer = read_all(connection)
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,9 @@ def _with_headers(*lines: bytes) -> bytes:
 LARGE_HEADS = {
     "10,000 headers": _with_headers(*[b"X-%d: y" % each for each in range(10_000)]),
     "10,000 dials": _with_headers(*[b"X-Rheostat-%d: 0" % each for each in range(10_000)]),
+    "60 headers of a kilobyte, and no end": _with_headers(
+        *[b"X-%d: " % each + b"y" * 1000 for each in range(60)]
+    ).partition(b"\r\n\r\n")[0],
     "a header of a megabyte": _with_headers(b"X: " + b"y" * 2**20),
     "a name of a megabyte": _with_headers(b"y" * 2**20 + b": x"),
     "a key of 100 KB": _with_headers(b"Authorization: Bearer " + b"k" * 100_000),
