@@ -1,4 +1,4 @@
-"""The playground's files and figures as they are served, and the figures of a run and of what was exported from it."""
+"""The playground's files and figures as they are served."""
 
 from collections.abc import Iterator
 from pathlib import Path
