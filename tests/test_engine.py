@@ -1,8 +1,6 @@
 """In-process generation: the same tokens as transformers' own greedy decoding, the right distribution, the rest."""
 
-import gc
 import math
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.buffers import free_without_the_collector
 from tests.random_models import (
     CONFIGS,
     FORMAT,
@@ -150,24 +149,10 @@ def test_the_buffer_holds_no_more_rows_than_there_are_responses(monkeypatch: pyt
     assert reserved == [10]
 
 
-def test_the_buffer_is_free_when_generate_returns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the collector: a buffer may be most of a device's memory, and the next one follows at once."""
-    held: list[weakref.ref[torch.Tensor]] = []
-    reserve = SlotCache.reserve
-
-    def noting(cache: SlotCache, like: DynamicCache, rows: int, columns: int, used: int) -> None:
-        reserve(cache, like, rows, columns, used)
-        held.extend(weakref.ref(layer.keys) for layer in cache.layers)
-
-    monkeypatch.setattr(SlotCache, "reserve", noting)
-    gc.collect()
-    gc.disable()
-    try:
+def test_the_buffer_is_free_when_generate_returns() -> None:
+    with free_without_the_collector() as held:
         build(random_policy(), None, batch_tokens=1000).generate([request("hi")], GREEDY, seed=0)
         assert len(held) == 2
-        assert all(each() is None for each in held)
-    finally:
-        gc.enable()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The decode loop that requests join and leave: the engine's greedy tokens, a row's own random numbers, its bounds."""
 
-import gc
 import math
-import weakref
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.buffers import free_without_the_collector
 from tests.random_models import CONFIGS, FORMAT, random_policy, request, varied_requests
 from transformers import DynamicCache
 
@@ -293,25 +292,11 @@ def test_a_device_out_of_memory_ends_those_in_flight_and_the_loop_goes_on(monkey
     assert len(tokens[0]) == 4
 
 
-def test_the_buffer_is_free_when_nothing_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[weakref.ref[torch.Tensor]] = []
-    reserve = SlotCache.reserve
-
-    def noting(cache: SlotCache, like: DynamicCache, rows: int, columns: int, used: int) -> None:
-        reserve(cache, like, rows, columns, used)
-        held.extend(weakref.ref(layer.keys) for layer in cache.layers)
-
-    monkeypatch.setattr(SlotCache, "reserve", noting)
+def test_the_buffer_is_free_when_nothing_is_in_flight() -> None:
     policy = random_policy()
     watched = Watched(LiveLoop(policy, 1000))
-    gc.collect()
-    gc.disable()
-    try:
+    with free_without_the_collector():
         watched.answer([LiveRequest(prompt_of(policy), Sampling(max_tokens=5), seed=0, samples=3)])
-        assert held
-        assert all(each() is None for each in held)
-    finally:
-        gc.enable()
 
 
 def test_drawing_by_rows_is_drawing() -> None:

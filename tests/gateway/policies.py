@@ -1,12 +1,14 @@
 """Models and policy files that the gateway's tests share."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rheostat.control import ControlFormat
 from rheostat.gateway.dials import DialLimits
 from rheostat.gateway.keys import hash_key
-from rheostat.gateway.policy import Policy, Tenant, read_policy
+from rheostat.gateway.policy import Caller, Policy, Tenant, read_policy
+from rheostat.gateway.policy_source import SourceStatus, known_caller
 from rheostat.plugins import attribute
 
 KEY = "rheo-" + "k" * 43
@@ -36,6 +38,32 @@ tenants:
 
 def policy(text: str = POLICY, models: Mapping[str, ControlFormat] = MODELS) -> Policy:
     return read_policy(text, models)
+
+
+def policy_of(own: str, models: Mapping[str, ControlFormat]) -> Policy:
+    """Of one tenant, shop, with KEY and what `own` says of it."""
+    keys = f"keys: [{{id: shop-1, sha256: {hash_key(KEY)}}}]"
+    return policy(f"version: 1\ntenants: {{shop: {{{own}, {keys}}}}}", models)
+
+
+@dataclass
+class FixedSource:
+    """The callers of a policy that no file holds; a test may replace it."""
+
+    policy: Policy
+    audit: None = None
+
+    def caller(self, key: str | None) -> Caller:
+        return known_caller(None if key is None else self.policy.caller(key, datetime.now(UTC)))
+
+    def status(self) -> SourceStatus:
+        return SourceStatus(None, self.policy.digest)
+
+    def reload_soon(self) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 def tenant(

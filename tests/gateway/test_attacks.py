@@ -47,7 +47,7 @@ def servers_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.mark.parametrize("where", ["own_house", "servers_house"])
 def test_no_attempt_gets_below_a_floor(where: str, request: pytest.FixtureRequest) -> None:
-    """Of about 1,800 attempts nearly half reach the model, and none with a dial below its floor.
+    """Of 1,685 attempts nearly half reach the model, and none with a dial below its floor.
 
     The rest is refused with a 4xx. A suite whose attempts were all refused would show nothing, hence the least numbers.
     """

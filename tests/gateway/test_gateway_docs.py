@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai import OpenAI
 from tests.gateway.policies import KEY, OTHER_KEY
-from tests.gateway.test_serve_cli import Process
+from tests.gateway.serve_process import Process
 from typer.main import get_command
 
 from rheostat.cli import app

@@ -1,10 +1,11 @@
-"""The playground's files and figures as they are served, and the figures of a run and of what was exported from it."""
+"""The playground's files and figures as they are served."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.gateway.policies import KEY
 from tests.gateway.served import Served, served, service_over
 from tests.gateway.stub_backend import FORMAT, StubBackend
 
@@ -13,7 +14,6 @@ from rheostat.gateway.playground import assets, figures_of
 from rheostat.gateway.policy_source import LocalSource
 from rheostat.measured import FILE, read_measured
 
-KEY = "rheo-" + "k" * 43
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
 

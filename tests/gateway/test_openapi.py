@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says of itself, and thousands of requests that schemathesis makes up from it."""
+"""The OpenAPI document: what it says of itself, and a thousand requests that schemathesis makes up from it."""
 
 import json
 import re

@@ -4,12 +4,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.gateway import screenshots
 from tests.gateway.browsing import PHONE, Scorer, Visit, chromium, visit
+from tests.gateway.policies import KEY, UNKNOWN_KEY, FixedSource, policy_of
 from tests.gateway.served import Served, served, service_over
 from tests.gateway.stub_backend import FORMAT, StubBackend
 
@@ -17,13 +17,10 @@ from rheostat.control import ControlFormat
 from rheostat.errors import EndpointError
 from rheostat.gateway.app import build_app
 from rheostat.gateway.backend import ServedModel
-from rheostat.gateway.keys import hash_key, new_key
-from rheostat.gateway.policy import Caller, Policy, read_policy
-from rheostat.gateway.policy_source import CallerSource, LocalSource, known_caller
+from rheostat.gateway.keys import new_key
+from rheostat.gateway.policy_source import CallerSource, LocalSource
 from rheostat.records import Attribute
 
-KEY = "rheo-" + "k" * 43
-WRONG_KEY = "rheo-" + "w" * 43
 FORMATS = {"stub": FORMAT}
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 FIGURES: dict[str, Any] = {
@@ -70,21 +67,9 @@ FIGURES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class FixedSource(LocalSource):
-    """Callers by a policy that does not change."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(FORMATS, key=None)
-        self._policy = policy
-
-    def caller(self, key: str | None) -> Caller:
-        return known_caller(None if key is None else self._policy.caller(key, datetime.now(UTC)))
-
-
 def policed(limits: str) -> FixedSource:
-    """A policy of one tenant with these limits, and KEY."""
-    text = f"version: 1\ntenants: {{shop: {{keys: [{{id: shop-1, sha256: {hash_key(KEY)}}}], {limits}}}}}"
-    return FixedSource(read_policy(text, FORMATS))
+    """The callers of a policy of one tenant with these limits, and KEY."""
+    return FixedSource(policy_of(limits, FORMATS))
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +378,7 @@ def test_what_is_asked_and_answered_stays_text(browser: Any) -> None:
 
 def test_a_wrong_key_is_said_and_a_right_one_is_kept_in_the_tab_only(browser: Any) -> None:
     with gateway(callers=LocalSource(FORMATS, key=KEY)) as found:
-        with visit(browser, found.url, at=f"/#key={WRONG_KEY}") as visited:
+        with visit(browser, found.url, at=f"/#key={UNKNOWN_KEY}") as visited:
             page = visited.page
             expect(page.locator("#key-title")).to_have_text("The server does not know this key")
             assert page.url == f"{found.url}/"

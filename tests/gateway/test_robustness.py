@@ -8,7 +8,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,10 +43,15 @@ def port(process: tuple[subprocess.Popen[bytes], int]) -> Iterator[int]:
     yield found
     assert started.poll() is None, "the gateway has died"
     assert answered(found, GOOD).status == 200
-    for _ in range(1000):
-        if working(found) == 0:
-            return
-    pytest.fail("work is left")
+    assert is_soon(lambda: working(found) == 0), "work is left"
+
+
+def is_soon(is_so: Callable[[], bool]) -> bool:
+    """Whether something is so within half a minute; looks twenty times a second."""
+    deadline = time.monotonic() + 30
+    while not (found := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def got(port: int, path: str) -> bytes:
@@ -202,9 +208,7 @@ def test_more_connections_than_allowed_are_refused_with_words(port: int) -> None
         opened = [stack.enter_context(connect(port)) for _ in range(1200)]
         answers = [read_all(each) for each in opened]
     refused = [each for each in answers if each.data]
-    assert {each.status for each in refused} <= {503, 408} and len(refused) >= 1, {
-        each.status for each in refused
-    }
+    assert 503 in {each.status for each in refused} <= {503, 408}, {each.status for each in refused}
     assert all(each.is_openais_error for each in refused)
 
 
@@ -219,19 +223,22 @@ def test_streams_that_nobody_reads_end(port: int) -> None:
             opened = stack.enter_context(connect(port))
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             send(opened, raw)
-        for _ in range(10_000):
-            if gone(port) == before + 4:
-                break
-        assert gone(port) == before + 4 and working(port) == 0
+        assert is_soon(lambda: gone(port) == before + 4)
+        assert working(port) == 0
 
 
-@pytest.mark.parametrize("half", [GOOD, GOOD[:-20], GOOD[:40], b""])
-def test_a_client_that_closes_its_side_is_answered_or_let_go(port: int, half: bytes) -> None:
+@pytest.mark.parametrize(
+    ("half", "statuses"),
+    [(GOOD, [200]), (GOOD[:-20], []), (GOOD[:40], []), (b"", [])],
+    ids=["whole", "cut body", "cut head", "nothing"],
+)
+def test_a_client_that_closes_its_side_is_answered_if_it_has_asked_and_else_let_go(
+    port: int, half: bytes, statuses: list[int]
+) -> None:
     with connect(port) as opened:
         send(opened, half)
         opened.shutdown(socket.SHUT_WR)
-        answer = read_all(opened)
-    assert answer.status in (None, 200, 400, 408)
+        assert read_all(opened).statuses == statuses
 
 
 def test_clients_that_break_off_leave_no_work(port: int) -> None:
@@ -297,6 +304,9 @@ def _with_headers(*lines: bytes) -> bytes:
 LARGE_HEADS = {
     "10,000 headers": _with_headers(*[b"X-%d: y" % each for each in range(10_000)]),
     "10,000 dials": _with_headers(*[b"X-Rheostat-%d: 0" % each for each in range(10_000)]),
+    "60 headers of a kilobyte, and no end": _with_headers(
+        *[b"X-%d: " % each + b"y" * 1000 for each in range(60)]
+    ).partition(b"\r\n\r\n")[0],
     "a header of a megabyte": _with_headers(b"X: " + b"y" * 2**20),
     "a name of a megabyte": _with_headers(b"y" * 2**20 + b": x"),
     "a key of 100 KB": _with_headers(b"Authorization: Bearer " + b"k" * 100_000),

@@ -4,11 +4,10 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.gateway.policies import KEY
+from tests.gateway.policies import KEY, FixedSource, policy_of
 from tests.gateway.served import service_over
 from tests.gateway.stub_backend import FORMAT, MODELS, StubBackend
 
@@ -19,10 +18,8 @@ from rheostat.gateway.backend import Ask, Outcome, Piece, Usage
 from rheostat.gateway.bodies import BodyTypes, read_body
 from rheostat.gateway.exchange import CLIENT_GONE, Exchange
 from rheostat.gateway.guard import Guarded
-from rheostat.gateway.keys import hash_key
 from rheostat.gateway.permitted import LONGEST_ANSWER, permitted
-from rheostat.gateway.policy import Policy, Tenant, local_tenant, read_policy
-from rheostat.gateway.policy_source import SourceStatus, known_caller
+from rheostat.gateway.policy import Tenant, local_tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service
 from rheostat.records import Message, Scores
@@ -31,30 +28,9 @@ TYPES = BodyTypes.of(FORMAT.attributes)
 FORMATS = {"stub": FORMAT}
 
 
-def policy_of(own: str) -> Policy:
-    return read_policy(
-        f"version: 1\ntenants: {{shop: {{{own}, keys: [{{id: a, sha256: {hash_key(KEY)}}}]}}}}", FORMATS
-    )
-
-
-@dataclass
-class Callers:
-    """The callers of a policy that a test replaces."""
-
-    policy: Policy
-    audit: None = None
-
-    def caller(self, key: str | None) -> Any:
-        return known_caller(self.policy.caller(key or "", datetime.now(UTC)))
-
-    def status(self) -> SourceStatus:
-        return SourceStatus(None, self.policy.digest)
-
-    def reload_soon(self) -> None: ...
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+def policed(own: str) -> FixedSource:
+    """The callers of a policy of one tenant, of which this is said."""
+    return FixedSource(policy_of(own, FORMATS))
 
 
 @dataclass
@@ -174,7 +150,7 @@ def test_the_longest_answer_is_what_was_asked_the_policy_and_the_context_leave()
 def test_what_the_policy_forbids_is_refused(
     own: str, changes: Mapping[str, Any], status: int, code: str
 ) -> None:
-    tenant = policy_of(own).tenants["shop"]
+    tenant = policy_of(own, FORMATS).tenants["shop"]
     with pytest.raises(Refusal) as refused:
         permitted(asked(**changes), tenant, MODELS, has_rewards=True)
     assert (refused.value.status, refused.value.code) == (status, code)
@@ -198,7 +174,7 @@ def test_scores_need_rewards() -> None:
 def test_a_request_leaves_its_line_its_tokens_and_its_counts() -> None:
     async def work() -> None:
         backend, audit = StubBackend(), Audit()
-        service = service_over(backend, callers=Callers(policy_of("floors: {safety: 0.75}")), audit=audit)
+        service = service_over(backend, callers=policed("floors: {safety: 0.75}"), audit=audit)
         exchange, events = await ask(service, safety=0.1)
         assert events[-1] == Outcome(Usage(7, 3)) == exchange.outcome
         assert exchange.answers == ["[helpful=1][harmless=0.75] one two"]
@@ -206,7 +182,7 @@ def test_a_request_leaves_its_line_its_tokens_and_its_counts() -> None:
         assert (entry.status, entry.tenant, entry.key, entry.model, entry.finish) == (
             200,
             "shop",
-            "a",
+            "shop-1",
             "stub",
             ("stop",),
         )
@@ -224,13 +200,13 @@ def test_a_request_leaves_its_line_its_tokens_and_its_counts() -> None:
 def test_the_policy_of_the_moment_of_authentication_holds_to_the_end() -> None:
     async def work() -> None:
         backend, audit = StubBackend(gate=asyncio.Event()), Audit()
-        callers = Callers(policy_of("audit_texts: true"))
+        callers = policed("audit_texts: true")
         before = callers.policy.digest
         service = service_over(backend, callers=callers, audit=audit)
         task = asyncio.ensure_future(ask(service, safety=0))
         while not backend.asks:
             await asyncio.sleep(0)
-        callers.policy = policy_of("floors: {safety: 1}")
+        callers.policy = policy_of("floors: {safety: 1}", FORMATS)
         assert backend.gate is not None
         backend.gate.set()
         exchange, _ = await task
@@ -243,7 +219,7 @@ def test_the_policy_of_the_moment_of_authentication_holds_to_the_end() -> None:
 def test_tokens_that_were_not_used_are_given_back_and_requests_count() -> None:
     async def work() -> None:
         own = "tokens_per_minute: 140, requests_per_minute: 3"
-        service = service_over(StubBackend(), callers=Callers(policy_of(own)))
+        service = service_over(StubBackend(), callers=policed(own))
         for _ in range(3):
             await ask(service, max_tokens=100)
         with pytest.raises(Refusal) as refused:
@@ -259,7 +235,7 @@ def test_a_tenant_that_takes_all_its_places_waits_for_none_of_the_others() -> No
     async def work() -> None:
         backend = StubBackend()
         backend.gate = asyncio.Event()
-        service = service_over(backend, callers=Callers(policy_of("requests_at_once: 1")))
+        service = service_over(backend, callers=policed("requests_at_once: 1"))
         first = asyncio.create_task(ask(service))
         while not service.admission.working:
             await asyncio.sleep(0)
@@ -276,7 +252,7 @@ def test_a_tenant_that_takes_all_its_places_waits_for_none_of_the_others() -> No
 def test_a_guarded_answer_is_what_the_guard_gives_and_its_tokens_count() -> None:
     async def work() -> None:
         backend, audit, guard = StubBackend(), Audit(), FakeGuard()
-        callers = Callers(policy_of("guard: {samples: 8}, scores: true"))
+        callers = policed("guard: {samples: 8}, scores: true")
         service = service_over(backend, callers=callers, audit=audit, guard=guard)
         exchange, events = await ask(service)
         report = {"samples": 8, "reached_floors": 3, "refused": False}
@@ -300,7 +276,7 @@ def test_a_guarded_answer_is_what_the_guard_gives_and_its_tokens_count() -> None
 def test_a_guard_without_rewards_gives_nothing() -> None:
     async def work() -> None:
         backend = StubBackend()
-        service = service_over(backend, callers=Callers(policy_of("guard: {samples: 2}")))
+        service = service_over(backend, callers=policed("guard: {samples: 2}"))
         with pytest.raises(Refusal) as refused:
             await ask(service)
         assert refused.value.code == "guard_unavailable" and not backend.asks
@@ -310,7 +286,7 @@ def test_a_guard_without_rewards_gives_nothing() -> None:
 
 def test_scores_come_with_the_outcome() -> None:
     async def work() -> None:
-        service = service_over(StubBackend(), callers=Callers(policy_of("scores: true")), guard=FakeGuard())
+        service = service_over(StubBackend(), callers=policed("scores: true"), guard=FakeGuard())
         exchange, _ = await ask(service, score=True)
         assert exchange.outcome is not None
         assert exchange.outcome.scores == {"safety": len(exchange.answers[0]) / 100, "helpfulness": 0.5}
@@ -321,7 +297,7 @@ def test_scores_come_with_the_outcome() -> None:
 def test_without_its_line_nothing_is_answered() -> None:
     async def work() -> None:
         backend, audit = StubBackend(), Audit(is_failing=True)
-        service = service_over(backend, callers=Callers(policy_of("scores: true")), audit=audit)
+        service = service_over(backend, callers=policed("scores: true"), audit=audit)
         with pytest.raises(Refusal) as refused:
             await ask(service)
         assert refused.value.code == "audit_unavailable" and not backend.asks
@@ -347,9 +323,7 @@ def test_without_its_line_nothing_is_answered() -> None:
 def test_whatever_fails_its_work_ends_and_its_place_is_free(fault: Exception) -> None:
     async def work() -> None:
         backend = StubBackend(fails_with=fault, fails_after=1)
-        service = service_over(
-            backend, callers=Callers(policy_of("tokens_per_minute: 5000")), in_work=1, queue=0
-        )
+        service = service_over(backend, callers=policed("tokens_per_minute: 5000"), in_work=1, queue=0)
         for _ in range(3):
             with pytest.raises((Refusal, ZeroDivisionError)):
                 await ask(service, max_tokens=3)
@@ -363,9 +337,7 @@ def test_a_request_that_is_cut_ends_at_once(how: str) -> None:
     async def work() -> None:
         backend, audit = StubBackend(gate=asyncio.Event()), Audit()
         timeout_s = 0.05 if how == "late" else 60
-        service = service_over(
-            backend, callers=Callers(policy_of("scores: true")), audit=audit, timeout_s=timeout_s
-        )
+        service = service_over(backend, callers=policed("scores: true"), audit=audit, timeout_s=timeout_s)
         exchange = Exchange(service, "id", "POST /x")
         with pytest.raises(Refusal) as refused:
             async with exchange.lifetime():
@@ -394,9 +366,7 @@ def test_a_request_that_is_cut_ends_at_once(how: str) -> None:
 
 def test_a_timeout_of_the_backends_own_is_no_timeout_of_the_request() -> None:
     async def work() -> None:
-        service = service_over(
-            StubBackend(fails_with=TimeoutError()), callers=Callers(policy_of("scores: true"))
-        )
+        service = service_over(StubBackend(fails_with=TimeoutError()), callers=policed("scores: true"))
         with pytest.raises(TimeoutError):
             await ask(service)
 
@@ -405,7 +375,7 @@ def test_a_timeout_of_the_backends_own_is_no_timeout_of_the_request() -> None:
 
 def test_the_labels_of_the_metrics_are_nobodys_to_make_up() -> None:
     async def work() -> None:
-        service = service_over(StubBackend(), callers=Callers(policy_of("scores: true")))
+        service = service_over(StubBackend(), callers=policed("scores: true"))
         for number in range(20):
             with pytest.raises(Refusal):
                 await ask(service, model=f"made-up-{number}")

@@ -19,16 +19,20 @@ class LongBackend(StubBackend):
     """Answers with more than the system's buffers take."""
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
-        for _ in range(MEGABYTES):
-            yield Piece(0, "x" * 2**20)
-        yield Piece(0, "", "stop")
-        yield Usage(1, 1)
+        try:
+            for _ in range(MEGABYTES):
+                yield Piece(0, "x" * 2**20)
+            yield Piece(0, "", "stop")
+            yield Usage(1, 1)
+        finally:
+            self.closed += 1
 
 
 def test_an_unread_answer_ends_in_a_reset() -> None:
     """An orderly end would have the client read on what the system still holds for it."""
+    backend = LongBackend()
     with (
-        served(service_over(LongBackend()), connection_limits=ConnectionLimits(write_s=0.1)) as running,
+        served(service_over(backend), connection_limits=ConnectionLimits(write_s=0.1)) as running,
         socket.socket() as client,
     ):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -43,3 +47,7 @@ def test_an_unread_answer_ends_in_a_reset() -> None:
         with pytest.raises(ConnectionResetError):
             while client.recv(2**20):
                 pass
+        assert backend.closed == 1
+        labels = {"route": "POST /v1/chat/completions", "status": "499", "tenant": "local"}
+        metrics = running.service.telemetry.registry
+        assert metrics.get_sample_value("rheostat_requests_total", labels) == 1

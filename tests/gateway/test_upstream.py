@@ -33,6 +33,7 @@ from rheostat.gateway.backend import Ask, Piece, Usage
 from rheostat.gateway.event_stream import LARGEST_EVENT, Event, EventReader
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.upstream import Upstream
+from rheostat.gateway.upstream_answers import BrokenAnswer, read_event
 from rheostat.gateway.upstream_client import UpstreamOptions
 from rheostat.records import Message
 
@@ -673,3 +674,10 @@ def test_the_check_tells_of_a_server_that_is_gone() -> None:
                 await upstream.check()
 
     run(says(GOOD), work)
+
+
+def test_half_a_surrogate_pair_is_no_answer() -> None:
+    """JSON can spell it, UTF-8 cannot: no answer that holds it could be sent on."""
+    chunk = b'{"choices": [{"index": 0, "delta": {"content": "\\ud83d"}, "finish_reason": null}]}'
+    with pytest.raises(BrokenAnswer, match="no JSON"):
+        read_event(Event("", chunk))
