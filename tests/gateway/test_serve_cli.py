@@ -146,6 +146,12 @@ def test_a_policy_that_is_none_is_said_before_anything_is_served(tmp_path: Path)
     assert "flors" in said and "floors" in said and "audit.path" in said
 
 
+def test_a_tag_that_does_not_fit_its_value_is_a_fault_of_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: !!bool maybe\n")
+    assert "cannot be read as !!bool" in refused("--policy", str(path), "--port", "0")
+
+
 def test_faults_of_the_options_are_said(tmp_path: Path) -> None:
     assert "cannot be read" in refused("--policy", str(tmp_path / "absent.yaml"), "--port", "0")
     assert "allowed is one of them" in refused("--policy", "x", "--insecure-local")
