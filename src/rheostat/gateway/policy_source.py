@@ -160,7 +160,7 @@ class PolicySource:
                 if said != self._last_error:
                     self._failures += 1
                     self._last_error = said
-                    _LOG.exception("the policy in force stays, %s", said)
+                    _logger.exception("the policy in force stays, %s", said)
 
     def _look(self, *, settled: bool) -> bool:
         """Take over what stands in the file: at once, or where it is what the last look saw (`settled` False)."""
