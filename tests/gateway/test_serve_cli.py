@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -15,6 +16,8 @@ from tests.gateway.policies import KEY
 from typer.testing import CliRunner
 
 from rheostat.cli import app
+from rheostat.errors import ModelError
+from rheostat.gateway import serving
 from rheostat.gateway.keys import hash_key
 
 CHAT = "/v1/chat/completions"
@@ -118,6 +121,27 @@ def test_without_a_policy_the_address_has_the_key_and_no_other_opens(
     assert any(line.startswith("policy      none") for line in process.lines)
     process.process.send_signal(signal.SIGINT)
     assert process.end()[0] == 0
+
+
+def test_a_hangup_before_there_is_a_policy_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In this process, whose end it would be; the handler of before is there again afterwards."""
+    heard: list[str] = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("test's own"))
+
+    def load(options: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise ModelError("loading ended", hint="x")
+
+    monkeypatch.setattr(serving, "load_backend", load)
+    try:
+        assert "loading ended" in refused("--policy", str(tmp_path / "policy.yaml"), "--port", "0")
+        assert not heard
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert heard == ["test's own"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def refused(*arguments: str) -> str:
