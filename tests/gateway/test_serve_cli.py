@@ -144,6 +144,28 @@ def test_a_hangup_before_there_is_a_policy_ends_nothing(
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_hangup_while_the_gateway_is_imported_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("test's own"))
+
+    class Finder:
+        """Stands for what takes its time."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "rheostat.gateway.serving":
+                os.kill(os.getpid(), signal.SIGHUP)
+                raise ModuleNotFoundError("for a test", name="fastapi")
+
+    monkeypatch.delitem(sys.modules, "rheostat.gateway.serving")
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    try:
+        assert "needs the package fastapi" in refused()
+        assert not heard
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def refused(*arguments: str) -> str:
     """What `rheostat serve` says when it does not start."""
     result = CliRunner().invoke(app, ["serve", *arguments])

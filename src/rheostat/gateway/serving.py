@@ -1,14 +1,11 @@
 """`rheostat serve`: the parts put together, and what is said at the start."""
 
-import contextlib
 import logging
-import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rheostat.control import ControlFormat, level_text
 from rheostat.errors import InputError
@@ -18,6 +15,7 @@ from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Backend
 from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.guard import Guard
+from rheostat.gateway.hangup import at_hangup, hangups_taken
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import new_key
 from rheostat.gateway.limits import RateLimits
@@ -66,7 +64,7 @@ class ServeOptions:
 def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InputError`, `ConfigError` and `ModelError` before it serves."""
     _check(options)
-    with _hangups_taken():
+    with hangups_taken():
         _serve(options, tell)
 
 
@@ -80,7 +78,7 @@ def _serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
         callers = (
             LocalSource(formats, key=key) if options.policy is None else PolicySource(options.policy, formats)
         )
-        _at_hangup(callers.reload_soon)
+        at_hangup(callers.reload_soon)
         audit = None if callers.audit is None else AuditLog(callers.audit)
         try:
             service = _service(options, backend, callers, audit, load_guard(options, backend, callers))
@@ -107,22 +105,6 @@ def _serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
         finally:
             if audit is not None:
                 audit.close()
-
-
-@contextlib.contextmanager
-def _hangups_taken() -> Iterator[None]:
-    """SIGHUP does nothing, where it would end the process, until `_at_hangup` says what; afterwards as before."""
-    before = _at_hangup(lambda: None)  # not SIG_IGN, which processes that are started meanwhile would keep
-    try:
-        yield
-    finally:
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, before)
-
-
-def _at_hangup(act: Callable[[], None]) -> Any:
-    """Gives what handled the signal until now."""
-    return signal.signal(signal.SIGHUP, lambda *_: act()) if hasattr(signal, "SIGHUP") else None
 
 
 def _check(options: ServeOptions) -> None:
