@@ -9,6 +9,8 @@ import yaml
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel = 2
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
+_UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError)
+"""What PyYAML raises, besides `ValueError`, where a tag does not fit its value: `!!bool maybe`, `!!timestamp x`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -16,7 +18,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # `!!map x` comes here as well
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen and key.value != "<<":
                     raise yaml.constructor.ConstructorError(
@@ -24,6 +26,14 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except _UNREADABLE:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            problem = f"got a value that cannot be read as {tag}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 class _PlainLoader(_Loader):
@@ -54,6 +64,8 @@ def parse(text: str, *, aliases: bool = True) -> Any:
         raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:  # a date or a number that YAML reads and Python has not
         raise ValueError(f"it holds a value that cannot be read: {str(error).partition(';')[0]}") from None
+    except _UNREADABLE as error:  # before there are values: `"\\U99999999"` in the scanner
+        raise ValueError(f"it is not YAML: {error}") from None
 
 
 def shown(value: object) -> str:

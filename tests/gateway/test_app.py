@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -573,6 +573,27 @@ def test_health_says_where_the_policy_file_is_not_watched(backend: StubBackend, 
         asyncio.run_coroutine_threadsafe(source.stop(), gateway.loop).result(10)
         answer = httpx.get(f"{gateway.url}/health")
         assert (answer.status_code, answer.json()["policy"]["status"]) == (200, "failing")
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("serve", 200), ("stop", 503)])
+def test_health_fails_for_the_audit_log_where_that_stops_service_and_as_long(
+    backend: StubBackend, tmp_path: Path, on_failure: Literal["serve", "stop"], status: int
+) -> None:
+    """No request comes after the fault, as behind a balancer that heeds the 503: the health of later is its own."""
+    path = tmp_path / "audit.jsonl"
+    path.symlink_to("/dev/full")
+    log = AuditLog(AuditBlock(path=str(path), on_failure=on_failure))
+    with served(service_over(backend, audit=log)) as gateway, httpx.Client(base_url=gateway.url) as client:
+        assert client.post(CHAT, json=HELLO).status_code == status
+        for _ in range(2):
+            response = client.get("/health")
+            assert (response.status_code, response.json()["audit"]["status"]) == (status, "failing")
+        path.unlink()
+        path.touch()
+        response = client.get("/health")
+        assert (response.status_code, response.json()["audit"]["status"]) == (200, "ok")
+    log.close()
+    assert json.loads(path.read_text())["lost"] == 1
 
 
 def test_only_the_callers_own_models_are_his(backend: StubBackend, tmp_path: Path) -> None:

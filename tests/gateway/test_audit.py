@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_a_file_that_another_process_holds_is_not_overwritten(path: Path, caplog
     write(log, *[entry(str(number)) for number in range(10)])
     assert [each["request"] for each in lines(held)] == ["other's"]
     assert [each["request"] for each in lines(path)] == [str(number) for number in range(10)]
-    assert log.rotation_fails and not log.is_failing
+    assert log.rotation_fails and log.probe() is None
     assert [record.levelname for record in caplog.records] == ["ERROR"], "told, and once"
     assert "another process holds" in caplog.text
     other.close()
@@ -291,11 +292,11 @@ def test_stop_refuses_until_a_line_can_be_written_again(full: Path, caplog: pyte
         assert (caught.value.status, caught.value.code) == (503, "audit_unavailable")
     with pytest.raises(Refusal):
         log.check()
-    assert log.is_failing and (log.lines, log.lost) == (0, 2)
+    assert log.probe() is not None and (log.lines, log.lost) == (0, 2)
     assert len(caplog.records) == 1, "once a minute"
     repair(full)
+    assert log.probe() is None
     log.check()
-    assert not log.is_failing
     write(log, entry("kept"))
     noted, kept = lines(full)
     assert (noted["event"], noted["lost"]) == ("lines lost", 2) and kept["request"] == "kept"
@@ -306,13 +307,13 @@ def test_serve_goes_on_counts_and_says_so(full: Path, caplog: pytest.LogCaptureF
     log = opened(full, on_failure="serve")
     write(log, *[entry("lost")] * 3)
     log.check()
-    assert log.lost == 3 and log.is_failing
+    assert log.lost == 3 and log.probe() is not None
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "No space left" in caplog.text
     repair(full)
     write(log, entry("kept"))
     assert [each.get("lost") for each in lines(full)] == [3, None]
-    assert not log.is_failing
+    assert log.probe() is None
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EROFS, errno.EDQUOT])
@@ -424,6 +425,46 @@ def test_a_failed_fsync_fails_every_line_that_it_covers(path: Path, monkeypatch:
     log.check()
     write(log, entry("after"))
     assert lines(path)[-1]["request"] == "after"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_who_is_cut_during_its_fsync_leaves_what_became_of_its_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    """The descriptor stays open until the disk has answered, and who comes meanwhile waits for that answer."""
+    log = opened(path, fsync=True)
+    is_in, goes_on = threading.Event(), threading.Event()
+    synced: list[int] = []
+
+    def sync(file: int) -> None:
+        is_in.set()
+        goes_on.wait(30)
+        os.fstat(file)
+        synced.append(file)
+        if fails and len(synced) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", sync)
+
+    async def run() -> None:
+        cut = asyncio.create_task(log.write(entry("cut")))
+        await asyncio.to_thread(is_in.wait, 30)
+        cut.cancel()
+        await asyncio.wait([cut])
+        assert cut.cancelled() and (log.lines, log.lost) == (0, 0)
+        next_one = asyncio.create_task(log.write(entry("next")))
+        await asyncio.sleep(0.01)
+        goes_on.set()
+        (result,) = await asyncio.gather(next_one, return_exceptions=True)
+        assert isinstance(result, Refusal) is fails
+
+    asyncio.run(run())
+    assert (log.lines, log.lost) == ((0, 2) if fails else (2, 0))
+    assert len(synced) == (1 if fails else 2)
+    assert ("Input/output error" in caplog.text) is fails
+    for file in synced:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
 
 
 def test_the_time_is_in_utc_whatever_zone_it_comes_in() -> None:

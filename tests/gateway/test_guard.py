@@ -29,6 +29,7 @@ from rheostat.gateway.policy_file import AuditBlock, GuardBlock
 from rheostat.gateway.policy_source import PolicySource
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.scoring_worker import LARGEST_BATCH
+from rheostat.gateway.serving import ServeOptions, load_guard
 from rheostat.plugins import Judged, Progress
 from rheostat.pocket.responses import Cell, respond
 from rheostat.recipe import load_config, to_yaml
@@ -382,10 +383,59 @@ def test_a_guard_without_rewards_is_told_at_the_start() -> None:
     guarded = read_policy(GUARDED, MODELS)
     check_guards(guarded, ("safety", "helpfulness"))
     check_guards(policy(), None)
+    for block in ("guard: {samples: 2}", "scores: true"):
+        asks = read_policy(POLICY.replace("  lab:\n", f"  lab:\n    {block}\n"), MODELS)
+        key = block.partition(":")[0]
+        with pytest.raises(ConfigError, match=rf"tenants\.lab\.{key}: there are no reward models"):
+            check_guards(asks, None)
+        with pytest.raises(ConfigError, match=rf"tenants\.lab\.{key}: the gateway was started without .* restart it"):
+            check_guards(asks, None, are_left_out=True)
     with pytest.raises(ConfigError, match=r"tenants\.lab\.guard: there are no reward models"):
         check_guards(guarded, None)
     with pytest.raises(ConfigError, match=r"tenants\.lab\.guard: no reward model scores helpfulness"):
         check_guards(guarded, ("safety",))
+
+
+@pytest.mark.parametrize("block", ["guard: {samples: 2}", "scores: true"])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [(None, "started without reward models: restart it to load them"), ("tuned", "there are no reward models")],
+    ids=["packaged", "exported"],
+)
+def test_a_reload_that_asks_for_rewards_is_refused_with_the_true_reason(
+    tmp_path: Path, model: str | None, said: str, block: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    source = PolicySource(path, MODELS)
+    options = serve_options(run=None if model is None else pocket.weights(model))
+    assert load_guard(options, StubBackend(), source) is None
+    asks = POLICY.replace("  lab:\n", f"  lab:\n    {block}\n")
+    path.write_text(asks)
+    assert not source.reload()
+    assert said in (source.status().last_error or "") and block.partition(":")[0] in (source.status().last_error or "")
+    path.write_text(POLICY)
+    assert source.reload()
+    # A gateway that is started with it has what it asks for, or does not start.
+    path.write_text(asks)
+    source = PolicySource(path, MODELS)
+    if model is None:
+        assert load_guard(options, StubBackend(), source) is not None
+        path.write_text(POLICY)
+        assert source.reload()
+        path.write_text(GUARDED)
+        assert source.reload(), "the rewards are there"
+    else:
+        with pytest.raises(ConfigError, match=said):
+            load_guard(options, StubBackend(), source)
+
+
+def serve_options(run: Path | None) -> ServeOptions:
+    return ServeOptions(
+        run=run, method=None, name=None, upstream=None, rewards=None, policy=None, is_insecure=False,
+        host="127.0.0.1", port=0, concurrency=1, queue=1, timeout_s=1.0, drain_s=1.0, max_body=1, request_s=1.0,
+        connections=1, allow_origins=(), device="cpu",
+    )  # fmt: skip
 
 
 # --- In the gateway ---------------------------------------------------------------------------------------------------

@@ -13,11 +13,31 @@ from tests.gateway.policies import EXPIRED_KEY, KEY, MODELS, OTHER_KEY, POLICY, 
 
 from rheostat.errors import ConfigError
 from rheostat.gateway.guard_rewards import check_guards
+from rheostat.gateway.keys import hash_key
+from rheostat.gateway.policy import Policy
 from rheostat.gateway.policy_source import LARGEST_BYTES, LocalSource, PolicySource
 from rheostat.gateway.refusals import Refusal
 
 NARROWER = POLICY.replace("floors: {safety: 0.5}", "floors: {safety: 0.75}", 1)
 AUDITED = f"{POLICY}audit: {{path: audit.jsonl}}\n"
+MISFITS = (
+    "!!bool maybe",
+    "!!timestamp x",
+    "!!timestamp ''",
+    "!!int ''",
+    "!!int '-'",
+    "!!int 0x",
+    "!!int '1:x'",
+    "!!float ''",
+    "!!float x",
+    "!!map x",
+    "!!set [a]",
+    "!!omap x",
+    "!!binary é",
+    "2020-01-01T00:00:00+99:99",
+    '"\\U99999999"',
+)
+"""Values that PyYAML reads with a `KeyError`, `AttributeError`, `IndexError`, `OverflowError` and others of its own."""
 
 
 @pytest.fixture
@@ -57,6 +77,14 @@ def test_a_bad_file_is_no_source(tmp_path: Path, content: bytes, said: str) -> N
     path = tmp_path / "policy.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=said) as caught:
+        PolicySource(path, MODELS)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("value", MISFITS)
+def test_a_tag_that_does_not_fit_its_value_is_said_at_the_start(path: Path, value: str) -> None:
+    path.write_text(POLICY.replace("60", value))
+    with pytest.raises(ConfigError, match="not YAML|cannot be read") as caught:
         PolicySource(path, MODELS)
     assert str(path) in caught.value.message
 
@@ -197,6 +225,74 @@ def test_the_file_is_watched(path: Path, asked: bool) -> None:
             logger.setLevel(level)
         assert not source.status().is_watched
         assert floor_of(source) == 0.5
+
+    asyncio.run(run())
+
+
+WITHOUT_SHOP = POLICY.replace(f"      - {{id: shop-1, sha256: {hash_key(KEY)}}}\n", "")
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+def test_a_key_is_taken_away_after_whatever_stood_in_the_file(path: Path) -> None:
+    async def run() -> None:
+        source = PolicySource(path, MODELS, poll_s=0.002)
+        await source.start()
+        for place, value in enumerate(MISFITS):
+            replace(path, POLICY.replace("60", value))
+            await until(lambda place=place: source.status().failures == place + 1)  # type: ignore[misc]
+            assert source.caller(KEY).tenant.name == "shop" and source.status().is_watched
+        replace(path, WITHOUT_SHOP)
+        await until(lambda: source.status().reloads == 1)
+        assert refusal(partial(source.caller, KEY)).status == 401
+        assert source.status().last_error is None
+        await source.stop()
+
+    asyncio.run(run())
+
+
+def test_an_exception_of_any_kind_does_not_end_the_watching(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once with its traceback, and counted; the next file is read."""
+
+    def fail(policy: Policy) -> None:
+        raise MemoryError("for a test")
+
+    async def run() -> None:
+        source = PolicySource(path, MODELS, poll_s=0.002)
+        passes, source.check = source.check, fail
+        await source.start()
+        replace(path, WITHOUT_SHOP)
+        await until(lambda: source.status().failures == 1)
+        await asyncio.sleep(0.05)
+        status = source.status()
+        assert status.is_watched and status.failures == 1 and "MemoryError" in (status.last_error or "")
+        assert source.caller(KEY).tenant.name == "shop"
+        source.check = passes
+        replace(path, f"{WITHOUT_SHOP}# again\n")
+        await until(lambda: source.status().reloads == 1)
+        assert refusal(partial(source.caller, KEY)).status == 401
+        await source.stop()
+
+    asyncio.run(run())
+    (record,) = caplog.records
+    assert record.exc_info is not None and "for a test" in caplog.text
+
+
+def test_stopping_raises_nothing_of_a_watcher_that_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        source = PolicySource(path, MODELS)
+
+        async def end() -> None:
+            raise LookupError("for a test")
+
+        monkeypatch.setattr(source, "_watch", end)
+        await source.start()
+        await until(lambda: not source.status().is_watched)
+        await source.stop()
 
     asyncio.run(run())
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -15,6 +16,8 @@ from tests.gateway.serve_process import Process
 from typer.testing import CliRunner
 
 from rheostat.cli import app
+from rheostat.errors import ModelError
+from rheostat.gateway import serving
 from rheostat.gateway.keys import hash_key
 
 CHAT = "/v1/chat/completions"
@@ -84,6 +87,49 @@ def test_without_a_policy_the_address_has_the_key_and_no_other_opens(
     assert process.end()[0] == 0
 
 
+def test_a_hangup_before_there_is_a_policy_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In this process, whose end it would be; the handler of before is there again afterwards."""
+    heard: list[str] = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("test's own"))
+
+    def load(options: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise ModelError("loading ended", hint="x")
+
+    monkeypatch.setattr(serving, "load_backend", load)
+    try:
+        assert "loading ended" in refused("--policy", str(tmp_path / "policy.yaml"), "--port", "0")
+        assert not heard
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert heard == ["test's own"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_while_the_gateway_is_imported_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("test's own"))
+
+    class Finder:
+        """Stands for what takes its time."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "rheostat.gateway.serving":
+                os.kill(os.getpid(), signal.SIGHUP)
+                raise ModuleNotFoundError("for a test", name="fastapi")
+
+    monkeypatch.delitem(sys.modules, "rheostat.gateway.serving")
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    try:
+        assert "needs the package fastapi" in refused()
+        assert not heard
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def refused(*arguments: str) -> str:
     """What `rheostat serve` says when it does not start."""
     result = CliRunner().invoke(app, ["serve", *arguments])
@@ -108,6 +154,12 @@ def test_a_policy_that_is_none_is_said_before_anything_is_served(tmp_path: Path)
     path.write_text("version: 1\ntenants: {shop: {flors: {safety: 1}}}\naudit: {path: 3}\n")
     said = refused("--policy", str(path), "--port", "0")
     assert "flors" in said and "floors" in said and "audit.path" in said
+
+
+def test_a_tag_that_does_not_fit_its_value_is_a_fault_of_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: !!bool maybe\n")
+    assert "cannot be read as !!bool" in refused("--policy", str(path), "--port", "0")
 
 
 def test_faults_of_the_options_are_said(tmp_path: Path) -> None:

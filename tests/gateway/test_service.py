@@ -39,6 +39,10 @@ class Audit:
 
     entries: list[AuditEntry] = field(default_factory=list)
     is_failing: bool = False
+    stops: bool = True
+
+    def probe(self) -> OSError | None:
+        return OSError("no") if self.is_failing else None
 
     def check(self) -> None:
         if self.is_failing:

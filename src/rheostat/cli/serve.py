@@ -9,9 +9,11 @@ from rheostat.cli.app import app
 from rheostat.cli.console import note
 from rheostat.cli.options import MethodOption
 from rheostat.errors import InputError, ModelError
+from rheostat.gateway.hangup import hangups_taken
 
 
 @app.command()
+@hangups_taken()  # from here on: what the gateway needs takes seconds to be imported
 def serve(
     run: Annotated[
         Path | None,

@@ -207,9 +207,10 @@ async def _health(service: Service) -> Health:
             status="failing", detail="the policy file is not watched; the one that was read last is in force"
         )
     audit = Part(status="ok")
-    if service.audit is not None and service.audit.is_failing:
+    if service.audit is not None and service.audit.probe() is not None:
         audit = Part(status="failing", detail="the audit log cannot be written")
-    is_ok = model.status == "ok" and audit.status == "ok"
+    is_audit_ok = audit.status == "ok" or service.audit is None or not service.audit.stops
+    is_ok = model.status == "ok" and is_audit_ok
     return Health(
         status="draining" if service.admission.is_draining else "ok" if is_ok else "failing",
         model=model,

@@ -115,12 +115,14 @@ class AuditLog:
         """Takes the file for this process; raises `StorageError` where another holds it or it cannot be opened."""
         self.lines = 0
         self.lost = 0
-        self._stops = block.on_failure == "stop"
+        self.stops = block.on_failure == "stop"
+        """Whether nothing is answered while no line can be written."""
         self._fsync = block.fsync
         self._unsaid = 0
         self._told_at: dict[str, float] = {}
         self._written = self._synced = self._unsynced = 0
         self._sync = asyncio.Lock()
+        self._syncing: set[asyncio.Task[OSError | None]] = set()
         path = Path(block.path)
         try:
             self._file = LineFile(
@@ -137,41 +139,46 @@ class AuditLog:
             ) from error
 
     @property
-    def is_failing(self) -> bool:
-        """Whether the last line could not be written."""
-        return self._unsaid > 0
-
-    @property
     def rotation_fails(self) -> bool:
         """Whether an older file could not be set aside when it was last tried."""
         return self._file.rotation_fault is not None
 
     def check(self) -> None:
         """Call before a request is answered. Raises `Refusal` (503) where its line could not be written now."""
-        if self._unsaid and self._stops:
+        if self.stops and (fault := self.probe()) is not None:
+            raise self._refusal() from fault
+
+    def probe(self) -> OSError | None:
+        """Why no line can be written now: tried anew where the last one could not be."""
+        if self._unsaid:
             try:
                 self._append(b"")
             except OSError as error:
-                raise self._refusal() from error
+                return error
+        return None
 
     async def write(self, entry: AuditEntry) -> None:
         """Write a request's line, on the disk when this returns where `fsync` is set.
 
         Call it before the answer goes out, or at a stream's end. Raises `Refusal` (503) where it could not be written
-        and the policy stops then.
+        and the policy stops then. Whoever is cut while it waits for the disk leaves the line and its fault in the
+        books all the same.
         """
+        fault: OSError | None = None
         try:
             self._append(entry.line())
-            if self._fsync:
-                await self._sync_up()
         except OSError as error:
-            self.lost += 1
-            self._unsaid += 1
-            self._tell("write", f"audit log: a line could not be written: {error}", f"{self.lost} lost so far")
-            if self._stops:
-                raise self._refusal() from error
+            fault = self._booked(error)
         else:
-            self.lines += 1
+            if self._fsync:
+                task = asyncio.create_task(self._sync_up())
+                self._syncing.add(task)
+                task.add_done_callback(self._syncing.discard)
+                fault = await asyncio.shield(task)
+            else:
+                self._booked(None)
+        if fault is not None and self.stops:
+            raise self._refusal() from fault
 
     def close(self) -> None:
         """Lets the file go; lines that are on their way to the disk get there."""
@@ -187,23 +194,34 @@ class AuditLog:
         if (fault := self._file.rotation_fault) is not None:
             self._tell("rotate", f"audit log: an older file could not be set aside: {fault}", "the file grows on")
 
-    async def _sync_up(self) -> None:
-        """What was written until now is on the disk afterwards: who comes during one fsync shares the next one."""
+    def _booked(self, fault: OSError | None) -> OSError | None:
+        """Count a line, by why it could not be written."""
+        if fault is None:
+            self.lines += 1
+        else:
+            self.lost += 1
+            self._unsaid += 1
+            self._tell("write", f"audit log: a line could not be written: {fault}", f"{self.lost} lost so far")
+        return fault
+
+    async def _sync_up(self) -> OSError | None:
+        """Have what was written until now on the disk, and book a line; gives why it is not there.
+
+        Who comes during one fsync shares the next one.
+        """
         own = self._written
         async with self._sync:
             if self._unsynced >= own:  # the fault is told once: the next fsync would pass without the lost pages
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            if self._synced >= own:
-                return
-            covered, handle = self._written, self._file.handle()
-            try:
-                await asyncio.to_thread(os.fsync, handle)
-            except OSError:
-                self._unsynced = self._written
-                raise
-            finally:
-                os.close(handle)
-            self._synced = covered
+                return self._booked(OSError(errno.EIO, os.strerror(errno.EIO)))
+            if self._synced < own:
+                covered = self._written
+                try:
+                    await asyncio.to_thread(_sync_and_close, self._file.handle())
+                except OSError as error:
+                    self._unsynced = self._written
+                    return self._booked(error)
+                self._synced = covered
+        return self._booked(None)
 
     def _refusal(self) -> Refusal:
         return Refusal(
@@ -219,6 +237,14 @@ class AuditLog:
         if now - self._told_at.get(kind, -TELL_EVERY_S) >= TELL_EVERY_S:
             self._told_at[kind] = now
             _logger.error("%s (%s)", what, more)
+
+
+def _sync_and_close(handle: int) -> None:
+    """In a thread, which nobody can cut: the descriptor is its own."""
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _time_text(moment: datetime) -> str:

@@ -46,23 +46,36 @@ def load_scorer(served: Path | None, rewards: Path | None = None) -> Rewards | N
         return Rewards(load_scorers(directory, config, [OWN])[OWN], tuple(config.rewards))
 
 
-def check_guards(policy: Policy, scored: Collection[str] | None) -> None:
-    """Whether every guard of a policy has what it needs; `scored` are the dials that are scored, None: no rewards.
+def has_rewards(served: Path | None) -> bool:
+    """Whether `load_scorer` has reward models of the model in `served` itself."""
+    return served is None or not is_exported(served)
 
-    Raises `ConfigError` with all tenants whose answers could not be guarded.
+
+def check_guards(policy: Policy, scored: Collection[str] | None, *, are_left_out: bool = False) -> None:
+    """Whether every guard of a policy has what it needs, and everyone whose answers may be scored.
+
+    `scored` are the dials that are scored, None: no rewards; `are_left_out` says that those that there are were not
+    loaded at the start. Raises `ConfigError` with all tenants that ask for what is not there.
     """
+    reason = "there are no reward models to score with"
+    hint = f"serve a run, or name one with --rewards RUN; {HINT}"
+    if are_left_out:
+        reason = "the gateway was started without reward models: restart it to load them"
+        hint = "a gateway loads them where the policy that it starts with has a guard or scores, or with --rewards RUN"
     problems = []
     for name, tenant in policy.tenants.items():
+        if scored is None and tenant.allows_scores:
+            problems.append(f"tenants.{name}.scores: {reason}")
         if tenant.guard is None:
             continue
         if scored is None:
-            problems.append(f"tenants.{name}.guard: there are no reward models to score with")
+            problems.append(f"tenants.{name}.guard: {reason}")
             continue
         dials = sorted({dial for form in tenant.dials.values() for dial in form.names} - set(scored))
         if dials:
             problems.append(f"tenants.{name}.guard: no reward model scores {', '.join(dials)}")
     if problems:
-        raise ConfigError(problems, hint=f"serve a run, or name one with --rewards RUN; {HINT}")
+        raise ConfigError(problems, hint=hint)
 
 
 def _packaged() -> Rewards:

@@ -143,8 +143,7 @@ class PolicySource:
         watcher, self._watcher, self._loop = self._watcher, None, None
         if watcher is not None:
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            await asyncio.wait([watcher])
 
     async def _watch(self) -> None:
         while True:
@@ -152,7 +151,16 @@ class PolicySource:
             with contextlib.suppress(TimeoutError):
                 asked = await asyncio.wait_for(self._wake.wait(), self._poll_s)
             self._wake.clear()
-            await asyncio.to_thread(self.reload if asked else self.look)
+            try:
+                await asyncio.to_thread(self.reload if asked else self.look)
+            except Exception as error:
+                # The boundary: whatever a file makes the code do, the next one is read, or a key that it takes away
+                # would go on opening. What fails at every look is told once.
+                said = f"{self.path}: reading it failed: {type(error).__name__}"
+                if said != self._last_error:
+                    self._failures += 1
+                    self._last_error = said
+                    _logger.exception("the policy in force stays, %s", said)
 
     def _look(self, *, settled: bool) -> bool:
         """Take over what stands in the file: at once, or where it is what the last look saw (`settled` False)."""

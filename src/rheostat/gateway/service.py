@@ -55,8 +55,12 @@ class Audit(Protocol):
     """The audit log."""
 
     @property
-    def is_failing(self) -> bool:
-        """Whether the last line could not be written."""
+    def stops(self) -> bool:
+        """Whether nothing is answered while no line can be written."""
+        ...
+
+    def probe(self) -> OSError | None:
+        """Why no line can be written now; None: one can."""
         ...
 
     def check(self) -> None:

@@ -1,7 +1,6 @@
 """`rheostat serve`: the parts put together, and what is said at the start."""
 
 import logging
-import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rheostat.gateway.audit import AuditLog
 from rheostat.gateway.backend import Backend
 from rheostat.gateway.connection import ConnectionLimits
 from rheostat.gateway.guard import Guard
+from rheostat.gateway.hangup import at_hangup, hangups_taken
 from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.keys import new_key
 from rheostat.gateway.limits import RateLimits
@@ -64,6 +64,11 @@ class ServeOptions:
 def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `InputError`, `ConfigError` and `ModelError` before it serves."""
     _check(options)
+    with hangups_taken():
+        _serve(options, tell)
+
+
+def _serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     opened = listen(options.host, options.port, only_loopback=options.policy is None)
     with opened:
         backend = load_backend(options)
@@ -73,6 +78,7 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
         callers = (
             LocalSource(formats, key=key) if options.policy is None else PolicySource(options.policy, formats)
         )
+        at_hangup(callers.reload_soon)
         audit = None if callers.audit is None else AuditLog(callers.audit)
         try:
             service = _service(options, backend, callers, audit, load_guard(options, backend, callers))
@@ -95,8 +101,6 @@ def serve_forever(options: ServeOptions, *, tell: Callable[[str], None]) -> None
             logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             for line in announcement(options, opened, formats, key):
                 tell(line)
-            if hasattr(signal, "SIGHUP"):
-                signal.signal(signal.SIGHUP, lambda *_: callers.reload_soon())
             server.run([opened])
         finally:
             if audit is not None:
@@ -142,21 +146,29 @@ def load_backend(options: ServeOptions) -> Backend:
 
 
 def load_guard(options: ServeOptions, backend: Backend, callers: CallerSource) -> Guard | None:
-    """What scores answers, where anyone may have them scored; without a policy the packaged model's, or `--rewards`.
+    """What scores answers: with `--rewards`, where a policy has anyone's scored, or without one the packaged model's.
 
-    Raises `ConfigError` for a guard that has no rewards, `ModelError` where they cannot be loaded.
+    A policy that is read later can ask for no other: to load a run's reward models for a policy that has no use for
+    them would take the memory of as many models again. Raises `ConfigError` for a tenant whose answers cannot be
+    scored, `ModelError` where the rewards cannot be loaded.
     """
-    from rheostat.gateway.guard_rewards import check_guards, load_scorer
+    from rheostat.gateway.guard_rewards import check_guards, has_rewards, load_scorer
 
-    if isinstance(callers, PolicySource):
+    if options.rewards is not None:
+        is_needed = True
+    elif isinstance(callers, PolicySource):
         is_needed = any(
             each.guard is not None or each.allows_scores for each in callers.policy.tenants.values()
         )
     else:
-        is_needed = options.run is None or options.rewards is not None
+        is_needed = options.run is None
     rewards = load_scorer(options.run, options.rewards) if is_needed else None
     if isinstance(callers, PolicySource):
-        callers.check = partial(check_guards, scored=None if rewards is None else rewards.dials)
+        callers.check = partial(
+            check_guards,
+            scored=None if rewards is None else rewards.dials,
+            are_left_out=not is_needed and has_rewards(options.run),
+        )
         callers.check(callers.policy)
     return None if rewards is None else Guard(backend, rewards.scorer)
 
