@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from rheostat.gateway.refusals import Refusal
 
 _LINGER_S = 1.0
+_LINGER_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,14 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: TimerHandle | None = None
     _write_deadline: TimerHandle | None = None
     _header_bytes = 0
+    _framing_bytes = 0
+    """Of the request whose body is being read: what came behind its head and is no body."""
+    _chunk_bytes = 0
+    _is_counted = False
+    """Whether the bytes that are being read came all behind a head."""
     _is_in_headers = True
     _is_refused = False
+    _thrown_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -71,14 +78,26 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
         if self._is_refused:
+            self._thrown_bytes += len(data)
+            if self._thrown_bytes > _LINGER_BYTES:
+                self.transport.abort()
             return
         if self._is_in_headers:
             self._header_bytes += len(data)
             if self._deadline is None:
                 self._expect_by_deadline()
+        self._is_counted = not self._is_in_headers
+        if self._is_counted:
+            self._framing_bytes += len(data)
         super().data_received(data)
-        if self._is_in_headers and self._header_bytes > self.limits.header_bytes:
+        bound = self.limits.header_bytes
+        if (self._header_bytes if self._is_in_headers else self._framing_bytes) > bound:
             self._refuse_headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer, which no proxy before this server has looked at, is none."""
+        if self._is_in_headers and not self._is_refused:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A request's headers are whole."""
@@ -88,14 +107,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.limits.header_bytes:
             self._refuse_headers()
             return
-        self._is_in_headers, self._header_bytes = False, 0
+        self._is_in_headers, self._is_counted = False, False
+        self._header_bytes = self._framing_bytes = self._chunk_bytes = 0
         self._expect_by_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
+        self._chunk_bytes += len(body)
+        if self._is_counted:
+            self._framing_bytes -= len(body)
         if not self._is_refused:
             super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole: what frames it at the least, its length and two line ends, is not held against it."""
+        if self._is_counted:
+            self._framing_bytes -= len(f"{self._chunk_bytes:x}\r\n\r\n")
+        self._chunk_bytes = 0
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -134,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
             Refusal(
                 431,
                 "headers_too_large",
-                f"got more than {limit} of headers, allowed are as many",
+                f"got more than {limit} of headers, trailers or chunk extensions, allowed are as many",
                 "send fewer",
             )
         )
@@ -167,14 +196,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_deadlines()
         self._unset_keepalive_if_required()
         cycle = self.cycle
-        is_due = (
-            cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
-        )
+        is_answered = cycle is None or cycle.response_complete
+        is_due = is_answered if self._is_in_headers else not cycle.response_started
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        if is_due and not self.pipeline and self.transport.can_write_eof():
-            self.transport.write(raw_response(refusal))
+        if (is_due or is_answered) and not self.pipeline and self.transport.can_write_eof():
+            if is_due:
+                self.transport.write(raw_response(refusal))
             self.transport.write_eof()
             self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
             self.flow.resume_reading()

@@ -1,0 +1,157 @@
+"""What a connection takes for a request's head, and what ends with it, over real sockets."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.gateway import attack_wire
+from tests.gateway.attacks import POLICY, chat, request
+from tests.gateway.live_gateway import LiveGateway, live_gateway
+from tests.gateway.policies import KEY
+from tests.gateway.raw_client import answered, connect, read_all, send
+from tests.gateway.served import Served, served, service_over
+from tests.gateway.stub_backend import FORMAT, StubBackend
+
+from rheostat.gateway.backend import ServedModel
+from rheostat.gateway.connection import ConnectionLimits
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+AUTHORIZATION = f"Authorization: Bearer {KEY}\r\n".encode()
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+def body(**more: object) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": "Go on."}], **more}).encode()
+
+
+def whole(data: bytes, headers: bytes = b"") -> bytes:
+    return HEAD + headers + b"Content-Length: %d\r\n\r\n%b" % (len(data), data)
+
+
+def chunked(trailers: bytes, headers: bytes = b"", *, extension: bytes = b"", size: int = 50) -> bytes:
+    data = body()
+    parts = [data[place : place + size] for place in range(0, len(data), size)]
+    framed = b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
+    return HEAD + CHUNKED + headers + b"\r\n" + framed + b"0\r\n" + trailers + b"\r\n"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[LiveGateway]:
+    """A gateway with keys."""
+    with live_gateway(StubBackend(), tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def open_house() -> Iterator[Served]:
+    """A gateway that asks for no key."""
+    with served(service_over(StubBackend())) as running:
+        yield running
+
+
+CLOSING = b"Connection: close\r\n"
+TRAILERS = {
+    "alone": b"X-Rheostat-Safety: 0.25\r\n",
+    "behind an empty one": b"X-Empty:\r\nX-Rheostat-Safety: 0.25\r\n",
+    "before an empty one": b"X-Rheostat-Safety: 0.25\r\nX-Empty:\r\n",
+}
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("name", TRAILERS)
+def test_a_dial_in_a_trailer_is_none(open_house: Served, name: str, is_late: bool) -> None:
+    raw = chunked(TRAILERS[name], CLOSING)
+    place = raw.index(b"0\r\nX-") if is_late else len(raw)
+    with connect(open_house.port) as client:
+        send(client, raw[:place])
+        if is_late:
+            time.sleep(0.05)
+            send(client, raw[place:])
+        answer = read_all(client)
+    assert answer.status == 200
+    assert b'"requested":0.25' not in answer.data.replace(b" ", b""), answer.data
+    header = chunked(b"", CLOSING + TRAILERS["alone"])
+    assert b'"requested":0.25' in answered(open_house.port, header).data.replace(b" ", b"")
+
+
+def test_a_trailer_is_no_header_of_the_next_request(open_house: Served) -> None:
+    for trailers in TRAILERS.values():
+        answer = answered(open_house.port, chunked(trailers) + whole(body(), CLOSING))
+        assert answer.statuses == [200, 200]
+        assert b'"requested":0.25' not in answer.data.replace(b" ", b"")
+
+
+def test_a_key_in_a_trailer_is_none(house: LiveGateway) -> None:
+    assert answered(house.server.port, chunked(AUTHORIZATION, CLOSING)).status == 401
+    assert answered(house.server.port, chunked(b"", CLOSING + AUTHORIZATION)).status == 200
+
+
+def test_a_body_in_the_smallest_chunks_is_taken() -> None:
+    with served(service_over(StubBackend()), connection_limits=ConnectionLimits(header_bytes=200)) as running:
+        with connect(running.port) as client:
+            raw = chunked(b"A: b\r\n", CLOSING, size=1)
+            for place in range(0, len(raw), 100):
+                send(client, raw[place : place + 100])
+                time.sleep(0.002)
+            assert read_all(client).status == 200
+
+
+def test_no_trailer_of_the_attacks_asks_for_a_dial(tmp_path: Path) -> None:
+    """By what the model got, under a policy with floors: a dial that a trailer asked for would be seen above them."""
+    backend = StubBackend(models={"pocket": ServedModel("pocket", FORMAT, 1024)})
+    attempts = list(attack_wire.trailed_dials())
+    with live_gateway(backend, tmp_path, tenants=POLICY.replace("pocket, secret", "pocket")) as running:
+        answers = [answered(running.server.port, each.raw) for each in attempts]
+        plain = answered(running.server.port, request(chat()))
+    assert plain.status == 200 and [each.status for each in answers] == [200] * len(attempts)
+    assert len({str(each.control) for each in backend.asks}) == 1 and len(backend.asks) == len(attempts) + 1
+    assert all(re.findall(rb'"requested":([^,]+)', each.data) == [b"null"] * 2 for each in answers)
+
+
+ENDLESS = {
+    "many trailers": (b"a: b\r\n" * 10_000, b"0\r\n"),
+    "one trailer": (b"x" * 60_000, b"0\r\na: "),
+    "one trailer's name": (b"x" * 60_000, b"0\r\n"),
+    "a chunk's extension": (b"x" * 60_000, b"1;"),
+    "chunks' extensions": ((b"1;" + b"x" * 100 + b"\r\na\r\n") * 600, b""),
+}
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_has_no_end_behind_a_head_is_cut(house: LiveGateway, name: str, has_key: bool) -> None:
+    """Within a few of the bounds, whether the request has been answered or not."""
+    again, first = ENDLESS[name]
+    sent = 0
+    before = resident_kb()
+    with connect(house.server.port) as client:
+        send(client, HEAD + CHUNKED + (AUTHORIZATION if has_key else b"") + b"\r\n" + first)
+        client.settimeout(0.2)
+        while sent < 64 * 2**20 and send(client, again):
+            sent += len(again)
+        client.settimeout(10)
+        answer = read_all(client)
+    assert sent < 64 * 2**20, "all was taken"
+    assert resident_kb() - before < 40 * 1024
+    assert answer.statuses in ([], [431] if has_key else [401]), answer.data[:500]
+
+
+def test_too_large_trailers_are_refused_in_words(house: LiveGateway) -> None:
+    with connect(house.server.port) as client:
+        send(client, HEAD + CHUNKED + AUTHORIZATION + b"\r\n0\r\n")
+        time.sleep(0.05)
+        send(client, b"a: b\r\n" * 6_000)
+        answer = read_all(client)
+    assert answer.statuses == [431] and answer.is_openais_error, answer.data[:500]
+
+
+def resident_kb() -> int:
+    """Resident memory of this process, in kB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+    line = next(each for each in status.read_text().splitlines() if each.startswith("VmRSS"))
+    return int(line.split()[1])
