@@ -2,8 +2,11 @@
 
 import json
 import re
+import resource
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from tests.gateway.stub_backend import FORMAT, StubBackend
 
 from rheostat.gateway.backend import ServedModel
 from rheostat.gateway.connection import ConnectionLimits
+from rheostat.gateway.server import room_for
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 AUTHORIZATION = f"Authorization: Bearer {KEY}\r\n".encode()
@@ -52,6 +56,7 @@ def open_house() -> Iterator[Served]:
         yield running
 
 
+FILES = Path("/proc/self/fd")
 CLOSING = b"Connection: close\r\n"
 TRAILERS = {
     "alone": b"X-Rheostat-Safety: 0.25\r\n",
@@ -90,13 +95,16 @@ def test_a_key_in_a_trailer_is_none(house: LiveGateway) -> None:
 
 
 def test_a_body_in_the_smallest_chunks_is_taken() -> None:
-    with served(service_over(StubBackend()), connection_limits=ConnectionLimits(header_bytes=200)) as running:
-        with connect(running.port) as client:
-            raw = chunked(b"A: b\r\n", CLOSING, size=1)
-            for place in range(0, len(raw), 100):
-                send(client, raw[place : place + 100])
-                time.sleep(0.002)
-            assert read_all(client).status == 200
+    few = ConnectionLimits(header_bytes=200)
+    with (
+        served(service_over(StubBackend()), connection_limits=few) as running,
+        connect(running.port) as client,
+    ):
+        raw = chunked(b"A: b\r\n", CLOSING, size=1)
+        for place in range(0, len(raw), 100):
+            send(client, raw[place : place + 100])
+            time.sleep(0.002)
+        assert read_all(client).status == 200
 
 
 def test_no_trailer_of_the_attacks_asks_for_a_dial(tmp_path: Path) -> None:
@@ -155,3 +163,63 @@ def resident_kb() -> int:
         pytest.skip("needs /proc")
     line = next(each for each in status.read_text().splitlines() if each.startswith("VmRSS"))
     return int(line.split()[1])
+
+
+FLOOD = 800
+
+
+def test_a_flood_of_connections_is_refused_within_few_descriptors() -> None:
+    """Ever so many are refused at once; a client that was there before gets its answers all the while."""
+    if not FILES.exists():
+        pytest.skip("needs /proc")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 4096:
+        pytest.skip("needs 4,096 open files")
+    few = ConnectionLimits(connections=10)
+    with (
+        ExitStack() as stack,
+        served(service_over(StubBackend()), connection_limits=few) as running,
+        connect(running.port) as good,
+    ):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        assert is_answered(good)
+        before = open_files()
+        most, clients = 0, []
+        for place in range(FLOOD):
+            clients.append(stack.enter_context(connect(running.port)))
+            most = max(most, open_files() - before - len(clients))
+            assert place % 50 or is_answered(good)
+        answers = [read_all(each) for each in clients[9:]]
+    assert most <= 10 + 100 + 150, most
+    assert all(each.statuses == [503] and each.is_openais_error for each in answers)
+
+
+def test_a_flood_is_given_descriptors_of_its_own() -> None:
+    """Where the system allows them, and no connection is promised that has none."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 8192:
+        pytest.skip("needs 8,192 open files")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+        assert room_for(1000) == 1000
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1000 + 4096
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def is_answered(opened: socket.socket) -> bool:
+    """Whether a request on an open connection is."""
+    opened.sendall(whole(body()))
+    found = b""
+    while b'"rheostat"' not in found:
+        more = opened.recv(2**16)
+        if not more:
+            return False
+        found += more
+    return found.startswith(b"HTTP/1.1 200 ")
+
+
+def open_files() -> int:
+    """Open descriptors of this process."""
+    return len(list(FILES.iterdir()))

@@ -21,6 +21,8 @@ from rheostat.gateway.refusals import Refusal
 
 _LINGER_S = 1.0
 _LINGER_BYTES = 8 * 2**20
+_LARGEST_LINGERING = 100
+"""Refused connections that are open at once: each is a file descriptor beyond those that are set aside for clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection within `limits`, which a subclass sets (`bounded`)."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    lingering: ClassVar[set["BoundedProtocol"]] = set()
 
     _deadline: TimerHandle | None = None
     _write_deadline: TimerHandle | None = None
@@ -73,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._cancel_deadlines()
+        self.lingering.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -201,14 +205,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        if (is_due or is_answered) and not self.pipeline and self.transport.can_write_eof():
+        if not (is_due or is_answered) or self.pipeline:
+            self.transport.close()
+        elif len(self.lingering) < _LARGEST_LINGERING and self.transport.can_write_eof():
+            self.lingering.add(self)
             if is_due:
                 self.transport.write(raw_response(refusal))
             self.transport.write_eof()
             self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
             self.flow.resume_reading()
+            return
         else:
+            if is_due:
+                self.transport.write(raw_response(refusal))
             self.transport.close()
+        # An end that waits for a client that does not read is no end.
+        self._deadline = self.loop.call_later(self.limits.write_s, self._unread)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -224,7 +236,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
     """The protocol with these limits."""
-    made: type[BoundedProtocol] = type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+    made: type[BoundedProtocol] = type(
+        "BoundedProtocol", (BoundedProtocol,), {"limits": limits, "lingering": set()}
+    )
     return made
 
 
