@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.gateway import attack_wire
 from tests.gateway.attacks import POLICY, chat, request
-from tests.gateway.live_gateway import LiveGateway, live_gateway
+from tests.gateway.live_gateway import GatedBackend, LiveGateway, live_gateway
 from tests.gateway.policies import KEY
 from tests.gateway.raw_client import answered, connect, read_all, send
 from tests.gateway.served import Served, served, service_over
@@ -20,6 +21,7 @@ from tests.gateway.stub_backend import FORMAT, StubBackend
 
 from rheostat.gateway.backend import ServedModel
 from rheostat.gateway.connection import ConnectionLimits
+from rheostat.gateway.http_exchange import BodyLimits
 from rheostat.gateway.server import room_for
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -206,6 +208,57 @@ def test_a_flood_is_given_descriptors_of_its_own() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1000 + 4096
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+@pytest.mark.parametrize("behind", [[], [True], [True, False], [True, True]])
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_client_that_goes_with_requests_behind_ends_its_work(
+    streams: bool, behind: list[bool], is_reset: bool
+) -> None:
+    """The backend's answer is ended and a 499 counted, whether what is behind the request is whole or not."""
+    backend = GatedBackend()
+    more = b"".join(whole(body())[: None if is_whole else -9] for is_whole in behind)
+    with served(service_over(backend)) as running:
+        try:
+            with connect(running.port) as client:
+                send(client, whole(body(stream=streams)))
+                backend.await_begun()
+                send(client, more)
+                time.sleep(0.05)
+                if is_reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            running.wait_for(lambda: backend.closed == 1 and not running.service.under_way)
+            assert len(backend.asks) == 1
+            ended = [line for line in metrics(running.port) if line.startswith("rheostat_requests_total{")]
+            assert [line.split()[-1] for line in ended if 'status="499"' in line] == ["1.0"], ended
+        finally:
+            backend.release()
+
+
+@pytest.mark.parametrize("cut", [-5, 60])
+def test_a_stalled_request_does_not_cut_the_answer_before_it(cut: int) -> None:
+    """In its body or in its head: its deadline waits for the answer before it, and then is kept."""
+    backend = GatedBackend()
+    few = ConnectionLimits(request_s=0.2)
+    with (
+        served(service_over(backend), connection_limits=few, body_limits=BodyLimits(seconds=0.4)) as running,
+        connect(running.port) as client,
+    ):
+        try:
+            send(client, whole(body()))
+            backend.await_begun()
+            send(client, whole(body())[:cut])
+            time.sleep(0.8)
+        finally:
+            backend.release()
+        assert read_all(client).statuses == [200, 408]
+
+
+def metrics(port: int) -> list[str]:
+    """Lines of the metrics."""
+    raw = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return answered(port, raw).body.decode().splitlines()
 
 
 def is_answered(opened: socket.socket) -> bool:

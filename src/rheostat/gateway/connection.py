@@ -8,14 +8,15 @@ bytes would take the error with it.
 
 import asyncio
 import secrets
+import select
 import socket
 import struct
 from asyncio import TimerHandle
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rheostat.gateway.refusals import Refusal
 
@@ -23,6 +24,10 @@ _LINGER_S = 1.0
 _LINGER_BYTES = 8 * 2**20
 _LARGEST_LINGERING = 100
 """Refused connections that are open at once: each is a file descriptor beyond those that are set aside for clients."""
+
+_LOOK_S = 0.5
+"""How often it is asked whether a client is there that is not being read from."""
+_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _deadline: TimerHandle | None = None
     _write_deadline: TimerHandle | None = None
+    _look: TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
+    """The cycle whose answer is under way, or was last: others, of pipelined requests, wait behind it."""
     _header_bytes = 0
     _framing_bytes = 0
     """Of the request whose body is being read: what came behind its head and is no body."""
@@ -77,6 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The connection has ended."""
         self._cancel_deadlines()
         self.lingering.discard(self)
+        self._disconnect_cycles()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -115,6 +124,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._header_bytes = self._framing_bytes = self._chunk_bytes = 0
         self._expect_by_deadline()
         super().on_headers_complete()
+        if self.pipeline and self._look is None:
+            self._look = self.loop.call_later(_LOOK_S, self._look_for_client)
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
@@ -137,6 +148,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         self._is_in_headers = True
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _look_for_client(self) -> None:
+        """Nothing is read while a pipelined request waits, and so the system does not say that the client has gone."""
+        self._look = None
+        if self.transport.is_closing() or not self.pipeline:
+            return
+        opened = self.transport.get_extra_info("socket")
+        looked = select.poll()
+        looked.register(opened.fileno(), _GONE)
+        if looked.poll(0):
+            self.transport.abort()
+        else:
+            self._look = self.loop.call_later(_LOOK_S, self._look_for_client)
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
@@ -177,6 +205,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.limits.request_s, self._late)
 
     def _late(self) -> None:
+        running = self._running
+        is_next_late = bool(self.pipeline) or self._is_in_headers
+        if is_next_late and running is not None and not running.response_complete:
+            self._expect_by_deadline()  # what is late waits behind an answer, which it may not cut
+            return
         if (
             self.cycle is None and not self._header_bytes
         ):  # a connection that never asked anything is due no answer
@@ -202,9 +235,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         is_answered = cycle is None or cycle.response_complete
         is_due = is_answered if self._is_in_headers else not cycle.response_started
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._disconnect_cycles()
         if not (is_due or is_answered) or self.pipeline:
             self.transport.close()
         elif len(self.lingering) < _LARGEST_LINGERING and self.transport.can_write_eof():
@@ -222,6 +253,13 @@ class BoundedProtocol(HttpToolsProtocol):
         # An end that waits for a client that does not read is no end.
         self._deadline = self.loop.call_later(self.limits.write_s, self._unread)
 
+    def _disconnect_cycles(self) -> None:
+        """Tells the request under way, and those behind it, that nobody waits for them."""
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -232,6 +270,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
 
 def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
