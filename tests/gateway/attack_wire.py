@@ -248,7 +248,26 @@ def _encodings() -> Iterator[Attempt]:
         yield _wire(f"a body: {label}", request(data))
 
 
+def trailed_dials() -> Iterator[Attempt]:
+    """A dial in the trailer and nowhere else: none of these may ask for any, above a floor or below."""
+    body = text_of(chat()).encode()
+    te = b"Transfer-Encoding: chunked"
+    framed = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    for level in (b"0", b"0.25", b"0.75", b"full"):
+        for label, trailer in {
+            "alone": b"X-Rheostat-Safety: %s\r\n" % level,
+            "announced": b"X-Rheostat-Safety: %s\r\n" % level,
+            "behind an empty trailer": b"X-Empty:\r\nx-rheostat-safety: %s\r\n" % level,
+            "before an empty trailer": b"X-RHEOSTAT-SAFETY: %s\r\nX-Empty:\r\n" % level,
+            "before a key": b"X-Rheostat-Safety: %s\r\nAuthorization: Bearer %s\r\n" % (level, LAB.encode()),
+        }.items():
+            told = [("Trailer", "X-Rheostat-Safety")] if label == "announced" else []
+            raw = request(framed + trailer + b"\r\n", headers=told, framing=te)
+            yield _wire(f"a dial of {level.decode()} in the trailer, {label}", raw)
+
+
 def _framing() -> Iterator[Attempt]:
+    yield from trailed_dials()
     chunked = b"%x\r\n%s\r\n0\r\n" % (len(DATA), DATA)
     te = b"Transfer-Encoding: chunked"
     for label, trailer in {
@@ -258,6 +277,8 @@ def _framing() -> Iterator[Attempt]:
         "a length": b"Content-Length: 5\r\n",
     }.items():
         yield _wire(f"chunked with {label} in the trailer", request(chunked + trailer + b"\r\n", framing=te))
+    trailer = f"Authorization: Bearer {SHOP}\r\n\r\n".encode()
+    yield _wire("a key in the trailer alone", request(chunked + trailer, key=None, framing=te), None)
     halves = b"%x;safety=0\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (40, DATA[:40], len(DATA) - 40, DATA[40:])
     yield _wire("chunks with extensions", request(halves, framing=te))
     for label, line in {

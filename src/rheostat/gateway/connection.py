@@ -8,18 +8,26 @@ bytes would take the error with it.
 
 import asyncio
 import secrets
+import select
 import socket
 import struct
 from asyncio import TimerHandle
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rheostat.gateway.refusals import Refusal
 
 _LINGER_S = 1.0
+_LINGER_BYTES = 8 * 2**20
+_LARGEST_LINGERING = 100
+"""Refused connections that are open at once: each is a file descriptor beyond those that are set aside for clients."""
+
+_LOOK_S = 0.5
+"""How often it is asked whether a client is there that is not being read from."""
+_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +48,22 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection within `limits`, which a subclass sets (`bounded`)."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    lingering: ClassVar[set["BoundedProtocol"]] = set()
 
     _deadline: TimerHandle | None = None
     _write_deadline: TimerHandle | None = None
+    _look: TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
+    """The cycle whose answer is under way, or was last: others, of pipelined requests, wait behind it."""
     _header_bytes = 0
+    _framing_bytes = 0
+    """Of the request whose body is being read: what came behind its head and is no body."""
+    _chunk_bytes = 0
+    _is_counted = False
+    """Whether the bytes that are being read came all behind a head."""
     _is_in_headers = True
     _is_refused = False
+    _thrown_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -66,19 +84,33 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._cancel_deadlines()
+        self.lingering.discard(self)
+        self._disconnect_cycles()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
         if self._is_refused:
+            self._thrown_bytes += len(data)
+            if self._thrown_bytes > _LINGER_BYTES:
+                self.transport.abort()
             return
         if self._is_in_headers:
             self._header_bytes += len(data)
             if self._deadline is None:
                 self._expect_by_deadline()
+        self._is_counted = not self._is_in_headers
+        if self._is_counted:
+            self._framing_bytes += len(data)
         super().data_received(data)
-        if self._is_in_headers and self._header_bytes > self.limits.header_bytes:
+        bound = self.limits.header_bytes
+        if (self._header_bytes if self._is_in_headers else self._framing_bytes) > bound:
             self._refuse_headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer, which no proxy before this server has looked at, is none."""
+        if self._is_in_headers and not self._is_refused:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A request's headers are whole."""
@@ -88,14 +120,26 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.limits.header_bytes:
             self._refuse_headers()
             return
-        self._is_in_headers, self._header_bytes = False, 0
+        self._is_in_headers, self._is_counted = False, False
+        self._header_bytes = self._framing_bytes = self._chunk_bytes = 0
         self._expect_by_deadline()
         super().on_headers_complete()
+        if self.pipeline and self._look is None:
+            self._look = self.loop.call_later(_LOOK_S, self._look_for_client)
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
+        self._chunk_bytes += len(body)
+        if self._is_counted:
+            self._framing_bytes -= len(body)
         if not self._is_refused:
             super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole: what frames it at the least, its length and two line ends, is not held against it."""
+        if self._is_counted:
+            self._framing_bytes -= len(f"{self._chunk_bytes:x}\r\n\r\n")
+        self._chunk_bytes = 0
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -104,6 +148,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         self._is_in_headers = True
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _look_for_client(self) -> None:
+        """Nothing is read while a pipelined request waits, and so the system does not say that the client has gone."""
+        self._look = None
+        if self.transport.is_closing() or not self.pipeline:
+            return
+        opened = self.transport.get_extra_info("socket")
+        looked = select.poll()
+        looked.register(opened.fileno(), _GONE)
+        if looked.poll(0):
+            self.transport.abort()
+        else:
+            self._look = self.loop.call_later(_LOOK_S, self._look_for_client)
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
@@ -134,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
             Refusal(
                 431,
                 "headers_too_large",
-                f"got more than {limit} of headers, allowed are as many",
+                f"got more than {limit} of headers, trailers or chunk extensions, allowed are as many",
                 "send fewer",
             )
         )
@@ -144,6 +205,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.limits.request_s, self._late)
 
     def _late(self) -> None:
+        running = self._running
+        is_next_late = bool(self.pipeline) or self._is_in_headers
+        if is_next_late and running is not None and not running.response_complete:
+            self._expect_by_deadline()  # what is late waits behind an answer, which it may not cut
+            return
         if (
             self.cycle is None and not self._header_bytes
         ):  # a connection that never asked anything is due no answer
@@ -167,19 +233,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_deadlines()
         self._unset_keepalive_if_required()
         cycle = self.cycle
-        is_due = (
-            cycle is None or cycle.response_complete or not (self._is_in_headers or cycle.response_started)
-        )
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        if is_due and not self.pipeline and self.transport.can_write_eof():
-            self.transport.write(raw_response(refusal))
+        is_answered = cycle is None or cycle.response_complete
+        is_due = is_answered if self._is_in_headers else not cycle.response_started
+        self._disconnect_cycles()
+        if not (is_due or is_answered) or self.pipeline:
+            self.transport.close()
+        elif len(self.lingering) < _LARGEST_LINGERING and self.transport.can_write_eof():
+            self.lingering.add(self)
+            if is_due:
+                self.transport.write(raw_response(refusal))
             self.transport.write_eof()
             self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
             self.flow.resume_reading()
+            return
         else:
+            if is_due:
+                self.transport.write(raw_response(refusal))
             self.transport.close()
+        # An end that waits for a client that does not read is no end.
+        self._deadline = self.loop.call_later(self.limits.write_s, self._unread)
+
+    def _disconnect_cycles(self) -> None:
+        """Tells the request under way, and those behind it, that nobody waits for them."""
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -191,11 +270,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
 
 def bounded(limits: ConnectionLimits) -> type[BoundedProtocol]:
     """The protocol with these limits."""
-    made: type[BoundedProtocol] = type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+    made: type[BoundedProtocol] = type(
+        "BoundedProtocol", (BoundedProtocol,), {"limits": limits, "lingering": set()}
+    )
     return made
 
 

@@ -21,6 +21,8 @@ from rheostat.gateway.service import Service
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OTHER_FILES = 640
 """File descriptors for what is no client: the servers behind, logs, models."""
+_REFUSED_FILES = 4096
+"""More of them, where they may be had, for a flood of connections that have been taken and not yet been refused."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -109,11 +111,13 @@ def build_server(
 
 def room_for(connections: int) -> int:
     """How many connections, at most `connections`, there are file descriptors for; this process' limit is raised."""
-    wanted = connections + _OTHER_FILES
+    wanted = connections + _OTHER_FILES + _REFUSED_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return connections
     return max(1, min(connections, soft - _OTHER_FILES))
 
 
