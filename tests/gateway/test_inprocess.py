@@ -376,9 +376,9 @@ def test_what_can_never_fit_is_not_tokenised(pocket: DialledModel) -> None:
     backend = in_process({"pocket": pocket})
 
     async def work(backend: InProcess) -> None:
-        with mock.patch.object(TransformersEngine, "encode", side_effect=AssertionError):
-            with pytest.raises(PromptTooLong, match="at least"):
-                await answered(backend, ask("[s" * 2**19))
+        untouched = mock.patch.object(TransformersEngine, "encode", side_effect=AssertionError)
+        with untouched, pytest.raises(PromptTooLong, match="at least"):
+            await answered(backend, ask("[s" * 2**19))
         assert backend.waiting == 0
 
     run(backend, work)

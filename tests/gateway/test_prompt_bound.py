@@ -30,7 +30,8 @@ def changed(**parts: Any) -> Any:
 
 
 def by_bytes() -> Any:
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁": 256, "a": 257, "b": 258, "ab": 259, "▁ab": 260}
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocabulary |= {"▁": 256, "a": 257, "b": 258, "ab": 259, "▁ab": 260}
     model = models.BPE(vocabulary, [("a", "b"), ("▁", "ab")], byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -52,8 +53,8 @@ UNKNOWN = {
 }
 
 PIECES = st.sampled_from(
-    ["a", "ab", " ab", "[harmless=0]", "［ｓａｆｅ", "<|assistant|>", "e\u0301", "\u1100\u1161\u11a8", "\u03b1\u0313\u0300\u0345", "  ",
-     "\n", "中", "😀", *sorted(filter(str.isascii, TOKENIZER.get_vocab()), key=len)[-8:]]
+    ["a", "ab", " ab", "[harmless=0]", "［ｓａｆｅ", "<|assistant|>", "e\u0301", "\u1100\u1161\u11a8",
+     "\u03b1\u0313\u0300\u0345", "  ", "\n", "中", "😀", *sorted(filter(str.isascii, TOKENIZER.get_vocab()), key=len)[-8:]]
 )  # fmt: skip
 TEXTS = st.lists(st.tuples(PIECES | st.text(max_size=3), st.integers(1, 40)), min_size=1, max_size=6).map(
     lambda parts: "".join(piece * times for piece, times in parts)

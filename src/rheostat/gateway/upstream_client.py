@@ -39,8 +39,8 @@ class UpstreamOptions:
     """Where the server is and how long it may take, in seconds.
 
     `base_url` as http://127.0.0.1:8000/v1; `/v1` may be left out. `model` is the server's own name of it; None asks the
-    server. The key is the value of the environment variable `api_key_env`; without it none is sent. `connections` is how
-    many asks may be under way, each of which may take several connections at once. `connect_s` bounds
+    server. The key is the value of the environment variable `api_key_env`; without it none is sent. `connections` is
+    how many asks may be under way, each over several connections where it must. `connect_s` bounds
     the making of a connection, `first_byte_s` the time until a stream's first event, `between_s` between its events,
     `whole_s` all of an answer. A request that has brought nothing is made again for `patience_s`. Raises `InputError`.
     """
