@@ -19,7 +19,7 @@ from rheostat.plugins import attribute
 from rheostat.records import Message
 
 FORMAT = ControlFormat((attribute("helpfulness"), attribute("safety")))
-NFC, LOWER = normalizers.NFC(), normalizers.Lowercase()  # type: ignore[no-untyped-call]
+NFC, LOWER = normalizers.NFC(), normalizers.Lowercase()
 
 
 def changed(**parts: Any) -> Any:
@@ -54,7 +54,8 @@ UNKNOWN = {
 
 PIECES = st.sampled_from(
     ["a", "ab", " ab", "[harmless=0]", "［ｓａｆｅ", "<|assistant|>", "e\u0301", "\u1100\u1161\u11a8",
-     "\u03b1\u0313\u0300\u0345", "  ", "\n", "中", "😀", *sorted(filter(str.isascii, TOKENIZER.get_vocab()), key=len)[-8:]]
+     "\u03b1\u0313\u0300\u0345", "  ", "\n", "中", "😀",
+     *sorted(filter(str.isascii, TOKENIZER.get_vocab()), key=len)[-8:]]
 )  # fmt: skip
 TEXTS = st.lists(st.tuples(PIECES | st.text(max_size=3), st.integers(1, 40)), min_size=1, max_size=6).map(
     lambda parts: "".join(piece * times for piece, times in parts)
