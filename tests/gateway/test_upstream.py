@@ -467,7 +467,7 @@ def test_connections_serve_again_after_a_whole_answer_and_never_after_a_broken_o
     broken = STREAM_HEAD + chunked(event({"error": "no"}))
     behaviour = one_by_one(*(says(data, keep=True) for data in (GOOD, whole, GOOD, broken, GOOD)))
     *kept, broke, last = run(behaviour, work)
-    assert kept == [0, 0, 0] and (broke, last) == (0, 1)
+    assert kept == [1, 1, 1] and (broke, last) == (1, 2), "the first connection is the list of models's"
 
 
 # --- Several samples --------------------------------------------------------------------------------------------------

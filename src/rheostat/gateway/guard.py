@@ -12,7 +12,8 @@ from typing import Any
 
 from rheostat.control import LEVELS, nearest_level
 from rheostat.gateway.backend import Ask, Backend, Ending, Piece, Usage
-from rheostat.gateway.policy import GuardBlock, Tenant
+from rheostat.gateway.policy import Tenant
+from rheostat.gateway.policy_file import GuardBlock
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.scoring_worker import ScoringWorker
 from rheostat.plugins import Judged, Scorer
