@@ -1,14 +1,14 @@
 """A real browser on the playground: what it requested and said is kept, so that a test can hold it to it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from rheostat.gateway.backend import Ask
+from rheostat.gateway.backend import Ask, Piece, Usage
 from rheostat.gateway.guard import Guarded
 from rheostat.gateway.policy import Tenant
 from rheostat.records import Scores
@@ -23,7 +23,7 @@ WAIT_MS = 30_000
 class Scorer:
     """Stands in for the rewards: an answer achieves its levels, drawn a little to the middle."""
 
-    async def answer(self, ask: Ask, tenant: Tenant) -> Guarded:
+    async def answer(self, ask: Ask, tenant: Tenant, note: Callable[[Piece | Usage], None]) -> Guarded:
         raise AssertionError("no tenant of these tests is guarded")
 
     async def score(self, ask: Ask, text: str) -> Scores:

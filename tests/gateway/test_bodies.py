@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tests.gateway.stub_backend import FORMAT
 
 from rheostat.gateway.asked import Asked, checked_text, read_asked
@@ -192,6 +193,49 @@ def test_whatever_json_is_read_or_refused(value: Any) -> None:
     except Refusal as refusal:
         assert refusal.status == 400
         assert len(refusal.message) < 400
+
+
+MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [1] * MANY},
+        {"messages": [{}] * MANY},
+        {"messages": [{"role": "user", "content": [1] * MANY}]},
+        {"messages": [{"role": "user", "content": [{}] * MANY}]},
+        {"messages": [{"role": "user", "content": "hi"} | {f"x{i}": 1 for i in range(MANY)}]},
+        {"messages": [{"role": "user", "content": [{"type": "text"} | {f"x{i}": 1 for i in range(MANY)}]}]},
+        {"messages": TURNS, "stop": [1] * MANY},
+        {"messages": TURNS, "stop": [""] * MANY},
+        {"messages": TURNS, "modalities": ["audio"] * MANY},
+        {"messages": TURNS, "tools": [1] * MANY},
+        {"messages": TURNS, "logit_bias": {f"x{i}": 1 for i in range(MANY)}},
+        {"messages": TURNS, "metadata": {f"x{i}": 1 for i in range(MANY)}},
+        {"messages": TURNS, "chat_template_kwargs": {f"x{i}": 9 for i in range(MANY)}},
+        {"messages": TURNS, "stream_options": {f"x{i}": 9 for i in range(MANY)}},
+        {f"x{i}": 1 for i in range(MANY)},
+    ],
+    ids=lambda body: json.dumps(body)[:60] + " " + list(body)[-1],
+)  # fmt: skip
+def test_a_body_of_many_faults_is_refused_for_a_few(body: dict[str, Any]) -> None:
+    """Each fault that is collected takes memory and time."""
+    raw = json.dumps(body).encode()
+    with pytest.raises(ValidationError) as caught:
+        TYPES.chat.model_validate_json(raw)
+    assert 1 <= len(caught.value.errors()) <= 4
+    with pytest.raises(Refusal) as refused:
+        read_body(TYPES.chat, raw)
+    assert len(refused.value.message) < 200
+
+
+def test_a_map_has_at_most_sixteen_entries() -> None:
+    entries = {f"x{i}": "v" for i in range(16)}
+    assert asked(metadata=entries)
+    refusal = refused(metadata=entries | {"more": "v"})
+    assert refusal.param == "metadata"
+    assert refusal.message == "metadata: got an object, allowed is a length of at most 16"
 
 
 # Dials

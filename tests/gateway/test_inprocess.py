@@ -369,3 +369,16 @@ def test_a_model_that_cannot_be_run_is_refused_at_the_start() -> None:
     policy = replace(random_policy(), model=AutoModelForCausalLM.from_config(config))
     with pytest.raises(ModelError, match="mamba2"):
         asyncio.run(tiny(policy).start())
+
+
+def test_what_can_never_fit_is_not_tokenised(pocket: DialledModel) -> None:
+    """One thread encodes for all."""
+    backend = in_process({"pocket": pocket})
+
+    async def work(backend: InProcess) -> None:
+        untouched = mock.patch.object(TransformersEngine, "encode", side_effect=AssertionError)
+        with untouched, pytest.raises(PromptTooLong, match="at least"):
+            await answered(backend, ask("[s" * 2**19))
+        assert backend.waiting == 0
+
+    run(backend, work)

@@ -1,6 +1,7 @@
 """`rheostat serve` as a process: it answers with the pocket model, drains at SIGTERM, and says what is wrong."""
 
 import json
+import os
 import signal
 import socket
 import subprocess

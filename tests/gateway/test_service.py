@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,11 +18,12 @@ from rheostat.gateway.audit import AuditEntry
 from rheostat.gateway.backend import Ask, Outcome, Piece, Usage
 from rheostat.gateway.bodies import BodyTypes, read_body
 from rheostat.gateway.exchange import CLIENT_GONE, Exchange
-from rheostat.gateway.guard import Guarded
+from rheostat.gateway.guard import Guard, Guarded
 from rheostat.gateway.permitted import LONGEST_ANSWER, permitted
 from rheostat.gateway.policy import Tenant, local_tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service
+from rheostat.plugins import Judged, Progress
 from rheostat.records import Message, Scores
 
 TYPES = BodyTypes.of(FORMAT.attributes)
@@ -66,9 +68,10 @@ class FakeGuard:
     text: str = "guarded"
     stopped: int = 0
 
-    async def answer(self, ask: Ask, tenant: Tenant) -> Guarded:
+    async def answer(self, ask: Ask, tenant: Tenant, note: Callable[[Piece | Usage], None]) -> Guarded:
         if self.fails_with is not None:
             raise self.fails_with
+        note(Usage(5, 40))
         return Guarded(self.text, "stop", Usage(5, 40), 8, 3, {"safety": 0.9, "helpfulness": 0.8})
 
     async def score(self, ask: Ask, text: str) -> Scores:
@@ -391,3 +394,102 @@ def test_the_labels_of_the_metrics_are_nobodys_to_make_up() -> None:
         assert "made-up" not in text and len(text) < 10_000
 
     run(work)
+
+
+# What a request that is cut costs
+
+
+@dataclass
+class Slow(StubBackend):
+    """Says of each sample what it is given, then waits, its usage never told."""
+
+    said: tuple[tuple[str, ...], ...] = ()
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    tells_usage: bool = False
+
+    async def answer(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
+        self.asks.append(ask)
+        for sample, texts in enumerate(self.said):
+            for text in texts:
+                yield Piece(sample, text)
+        if self.tells_usage:
+            for sample in range(ask.samples):
+                yield Piece(sample, "", "stop")
+            yield Usage(5, 40)
+            return
+        self.began.set()
+        await asyncio.Event().wait()
+
+
+@dataclass
+class NeverScored:
+    """Rewards of which no scores come."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def score(self, items: Sequence[Judged], *, progress: Progress | None = None) -> list[dict[str, float]]:
+        self.begun.set()
+        assert self.gate.wait(20)
+        raise ValueError("no scores")
+
+
+PROMPT = 3
+"""Tokens that a conversation of seven bytes is taken to have."""
+
+
+@pytest.mark.parametrize(
+    ("own", "body", "said", "cost"),
+    [
+        ("guard: {samples: 2}", {}, (), PROMPT + 2 * 100),  # nothing is seen of a server's answers
+        ("guard: {samples: 2}", {}, (("a", "b", "c"), ("d", "e")), PROMPT + 5),  # a piece is a token
+        ("guard: {samples: 2}", {}, (("x" * 80,),), PROMPT + 20 + 100),  # one came whole, the other is on its way
+        ("guard: {samples: 2}", {"stream": True}, (), PROMPT + 2 * 100),
+        ("guard: {samples: 2}", {"temperature": 0}, (), PROMPT + 100),
+        ("guard: {samples: 2}", {}, (("x" * 4000,), ("a",)), PROMPT + 100 + 1),
+        ("scores: true", {}, (), PROMPT + 100),
+        ("scores: true", {"stream": True}, (), PROMPT),
+        ("scores: true", {"stream": True}, (("a", "b"),), PROMPT + 2),
+    ],
+)
+def test_a_request_that_is_cut_costs_what_was_drawn(
+    own: str, body: dict[str, Any], said: tuple[tuple[str, ...], ...], cost: int
+) -> None:
+    async def work() -> None:
+        backend, scorer = Slow(said=said), NeverScored()
+        callers = policed(f"{own}, tokens_per_minute: 5000")
+        guard = Guard(backend, scorer)
+        service = service_over(backend, callers=callers, guard=guard)
+        asking = asyncio.ensure_future(ask(service, max_tokens=100, **body))
+        await backend.began.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert left(service, callers) == 5000 - cost
+        await guard.stop()
+
+    run(work)
+
+
+@pytest.mark.parametrize("how", ["gone", "unscored"])
+def test_an_answer_that_is_not_given_in_the_end_costs_its_samples(how: str) -> None:
+    async def work() -> None:
+        backend, scorer = Slow(tells_usage=True), NeverScored()
+        callers = policed("guard: {samples: 2}, tokens_per_minute: 5000")
+        guard = Guard(backend, scorer)
+        service = service_over(backend, callers=callers, guard=guard)
+        asking = asyncio.ensure_future(ask(service, max_tokens=100))
+        while not scorer.begun.is_set():
+            await asyncio.sleep(0.001)
+        if how == "gone":
+            asking.cancel()
+            await asyncio.wait([asking])
+        scorer.gate.set()
+        await asyncio.wait([asking])
+        assert left(service, callers) == 5000 - 45
+        await guard.stop()
+
+    run(work)
+
+
+def left(service: Service, callers: FixedSource) -> int:
+    return int(service.limits.headers(callers.policy.tenants["shop"])["x-ratelimit-remaining-tokens"])

@@ -468,7 +468,7 @@ def test_connections_serve_again_after_a_whole_answer_and_never_after_a_broken_o
     broken = STREAM_HEAD + chunked(event({"error": "no"}))
     behaviour = one_by_one(*(says(data, keep=True) for data in (GOOD, whole, GOOD, broken, GOOD)))
     *kept, broke, last = run(behaviour, work)
-    assert kept == [0, 0, 0] and (broke, last) == (0, 1)
+    assert kept == [1, 1, 1] and (broke, last) == (1, 2), "the first connection is the list of models's"
 
 
 # --- Several samples --------------------------------------------------------------------------------------------------
@@ -581,7 +581,7 @@ def test_tokens_that_the_server_does_not_count_are_counted_here(ask: Ask) -> Non
 
 def test_a_conversation_too_long_for_the_model_is_not_sent() -> None:
     async def work(upstream: Upstream, server: RawServer) -> None:
-        with pytest.raises(PromptTooLong, match="allowed are at most 511"):
+        with pytest.raises(PromptTooLong, match="at least .* allowed are at most 511"):
             await parts_of(upstream, replace(ASK, messages=(Message("user", "egg " * 5000),)))
         assert not server.got
 
@@ -664,6 +664,34 @@ def test_the_check_asks_once_a_second_at_most() -> None:
         assert server.model_lists == before + 1
 
     run(says(GOOD), work)
+
+
+def test_a_full_pool_lets_one_asks_samples_be_asked_for_at_once_and_the_check_through() -> None:
+    """One ask may be under way: all its samples are, at a server that takes no notice of `n`, and the check passes."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def behaviour(got: Got, line: Line) -> bool:
+        if "n" not in got.body:
+            if len(server_got) == 9:
+                begun.set()
+            await go_on.wait()
+        await line.send(GOOD)
+        return True
+
+    server_got: list[Got] = []
+
+    async def work(upstream: Upstream, server: RawServer) -> None:
+        nonlocal server_got
+        server_got = server.got
+        asking = asyncio.create_task(texts_of(upstream, replace(ASK, samples=9)))
+        await begun.wait()
+        before = server.model_lists
+        await upstream.check()
+        assert server.model_lists == before + 1
+        go_on.set()
+        assert (await asking)[0] == ["Boil it."] * 9
+
+    run(behaviour, work, connections=1)
 
 
 def test_the_check_tells_of_a_server_that_is_gone() -> None:

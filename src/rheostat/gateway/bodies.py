@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
     create_model,
+    model_validator,
 )
 from pydantic_core import PydanticKnownError
 
@@ -28,6 +30,9 @@ from rheostat.gateway.refusals import Refusal
 from rheostat.records import Attribute
 
 MOST_SAMPLES = 16
+MOST_ENTRIES = 16
+"""Of a map with names of the client's own; as many as OpenAI's `metadata` may have."""
+
 TEMPERATURE = 0.7
 TOP_P = 1.0
 
@@ -45,6 +50,15 @@ def _only(allowed: bool) -> Callable[[bool], bool]:
     return check
 
 
+def _bounded(value: object) -> object:
+    """Before the entries are looked at, since pydantic collects the faults of all of them."""
+    if isinstance(value, dict) and len(value) > MOST_ENTRIES:
+        raise PydanticKnownError(
+            "too_long", {"field_type": "Dictionary", "max_length": MOST_ENTRIES, "actual_length": len(value)}
+        )
+    return value
+
+
 OnlyFalse = Annotated[bool, AfterValidator(_only(False)), WithJsonSchema({"type": "boolean", "const": False})]
 """`Literal[False]` would take 0 too."""
 
@@ -53,13 +67,28 @@ Zero = Annotated[float, Field(ge=0, le=0)]
 OnlyOne = Annotated[int, Field(ge=1, le=1)]
 NoText = Annotated[str, StringConstraints(max_length=0)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Metadata = Annotated[dict[str, str], Field(max_length=MOST_ENTRIES), BeforeValidator(_bounded)]
+TemplateKwargs = Annotated[dict[str, Dial | None], Field(max_length=MOST_ENTRIES), BeforeValidator(_bounded)]
 AnyBody = TypeVar("AnyBody", bound="CommonBody")
 
 
 class Strict(BaseModel):
-    """A JSON object: no other fields, no values of another type, no infinities."""
+    """A JSON object: no other fields, no values of another type, no infinities.
+
+    A body's faults must stay few, whatever it holds, as each takes memory and time: lists fail at their first wrong
+    item, maps are bounded, and of many unknown fields one is enough to be refused.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_field(cls, value: Any) -> Any:
+        known = cls.model_fields
+        if not isinstance(value, dict) or value.keys() <= known.keys():
+            return value
+        first = next(name for name in value if name not in known)
+        return {name: each for name, each in value.items() if name in known or name == first}
 
 
 class TextPart(Strict):
@@ -73,7 +102,7 @@ class Turn(Strict):
     """A turn of the conversation; `developer` is read as `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: str | None = Field(None, description="without effect")
     refusal: None = None
     tool_calls: Nothing | None = None
@@ -110,7 +139,7 @@ class CommonBody(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="of the sampling; null: drawn"
     )
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = Field(
+    stop: StopText | Annotated[list[StopText], Field(max_length=4, fail_fast=True)] | None = Field(
         None, description="texts that end an answer, and are left out of it"
     )
     stream: bool | None = Field(
@@ -121,11 +150,11 @@ class CommonBody(Strict):
         None,
         description="whether the answer's achieved scores are told; refused where the caller may not have them",
     )
-    chat_template_kwargs: dict[str, Dial | None] | None = Field(
+    chat_template_kwargs: TemplateKwargs | None = Field(
         None, description="dials by name, as vLLM's clients give them"
     )
     user: str | None = Field(None, description="without effect, as are the fields below that are not refused")
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -143,7 +172,7 @@ class CommonBody(Strict):
 class ChatBody(CommonBody):
     """A request for chat completions."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)] = Field(
+    messages: Annotated[list[Turn], Field(min_length=1, fail_fast=True)] = Field(
         description="the conversation: at most one system turn, at its head; its last turn is the user's"
     )
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="as max_tokens")
@@ -161,7 +190,7 @@ class ChatBody(CommonBody):
     web_search_options: None = None
     moderation: None = None
     audio: None = None
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1, fail_fast=True)] | None = None
     add_generation_prompt: OnlyTrue | None = None
     continue_final_message: OnlyFalse | None = None
 

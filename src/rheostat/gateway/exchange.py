@@ -17,10 +17,12 @@ from rheostat.gateway.audit import AuditEntry
 from rheostat.gateway.backend import Ask, Ending, Outcome, Piece
 from rheostat.gateway.bodies import ChatBody, CompletionBody
 from rheostat.gateway.faults import refusal_of
+from rheostat.gateway.guard import samples_drawn
 from rheostat.gateway.permitted import Permitted, permitted, prompt_estimate
 from rheostat.gateway.policy import Caller, Tenant
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.service import Service
+from rheostat.gateway.taken import Taken
 from rheostat.gateway.telemetry import NOBODY
 
 CLIENT_GONE = 499
@@ -130,30 +132,36 @@ class Exchange:
         """The pieces and the outcome; the tokens are reserved before, and those used are counted when it ends."""
         service = self._service
         prompt = prompt_estimate(ask)
-        drawn = ask.samples if tenant.guard is None else tenant.guard.samples
+        drawn = ask.samples if tenant.guard is None else samples_drawn(ask, tenant.guard)
         reserved = service.limits.reserve_tokens(tenant, prompt + ask.max_tokens * drawn)
-        used = 0
+        taken: Taken | None = None
+        are_unseen = False
         try:
             waits_from = monotonic()
             async with service.admission.place():
                 self._queue_s = monotonic() - waits_from
                 service.telemetry.queued(self._queue_s)
-                used = prompt
-                source = self._drawn(ask) if tenant.guard is None else self._guarded(ask)
+                taken = Taken(ask, drawn)
+                source = self._drawn(ask, taken) if tenant.guard is None else self._guarded(ask, taken)
                 async with aclosing(source):
                     async for event in source:
-                        used = self._note(event, ask, used)
+                        self._note(event, ask)
                         yield event
         except RheostatError as error:
             _logger.warning("request %s: %s", self.id, error.message)
             raise refusal_of(error) from error
+        except (asyncio.CancelledError, GeneratorExit):
+            # A whole answer may have been on its way, of which a server behind tells nothing.
+            are_unseen = tenant.guard is not None or not ask.stream
+            raise
         finally:
-            reserved.settle(used)
+            reserved.settle(0 if taken is None else taken.tokens(are_unseen=are_unseen))
 
-    async def _drawn(self, ask: Ask) -> AsyncGenerator[Piece | Outcome, None]:
+    async def _drawn(self, ask: Ask, taken: Taken) -> AsyncGenerator[Piece | Outcome, None]:
         usage = None
         async with aclosing(self._service.backend.answer(ask)) as answer:
             async for event in answer:
+                taken.note(event)
                 if isinstance(event, Piece):
                     yield event
                 else:
@@ -165,7 +173,7 @@ class Exchange:
             scores = await self._service.guard.score(ask, self.answers[0])
         yield Outcome(usage, scores=scores)
 
-    async def _guarded(self, ask: Ask) -> AsyncGenerator[Piece | Outcome, None]:
+    async def _guarded(self, ask: Ask, taken: Taken) -> AsyncGenerator[Piece | Outcome, None]:
         if self._service.guard is None:
             raise Refusal(
                 503,
@@ -174,7 +182,7 @@ class Exchange:
                 "tell the operator",
             )
         try:
-            guarded = await self._service.guard.answer(ask, self.tenant)
+            guarded = await self._service.guard.answer(ask, self.tenant, taken.note)
         except (Refusal, RheostatError):
             self._service.telemetry.guarded("failed")
             raise
@@ -192,13 +200,13 @@ class Exchange:
     def _wants_scores(self) -> bool:
         return self.asked is not None and self.asked.wants_scores
 
-    def _note(self, event: Piece | Outcome, ask: Ask, used: int) -> int:
-        """Keeps what an event says; gives the tokens used by then, a piece counted as one until it is known."""
+    def _note(self, event: Piece | Outcome, ask: Ask) -> None:
+        """Keeps what an event says."""
         telemetry = self._service.telemetry
         if isinstance(event, Outcome):
             self.outcome, usage = event, event.usage
             telemetry.tokens(ask.model, self.tenant.name, usage.prompt_tokens, usage.completion_tokens)
-            return usage.prompt_tokens + usage.completion_tokens
+            return
         if event.text:
             if self._first_token_s is None:
                 self._first_token_s = monotonic() - self._came
@@ -207,7 +215,6 @@ class Exchange:
                 self._texts[event.sample].append(event.text)
         if event.finish is not None:
             self._finishes[event.sample] = event.finish
-        return used + 1
 
     async def finish(self, status: int, refusal: Refusal | None = None) -> None:
         """Writes the audit line and counts the request; the first call alone does anything.

@@ -5,7 +5,7 @@ Fails closed: without scores of every answer no answer goes out.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rheostat.control import LEVELS, nearest_level
 from rheostat.gateway.backend import Ask, Backend, Ending, Piece, Usage
 from rheostat.gateway.policy import Tenant
+from rheostat.gateway.policy_file import GuardBlock
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.scoring_worker import ScoringWorker
 from rheostat.plugins import Judged, Scorer
@@ -65,6 +66,14 @@ def reaches(score: float, floor: float) -> bool:
     return nearest_level(score, (floor, *(level for level in LEVELS if level < floor))) == floor
 
 
+def samples_drawn(ask: Ask, guard: GuardBlock) -> int:
+    """How many answers are drawn for one: at temperature 0 all would be the same."""
+    return guard.samples if ask.temperature > 0 else 1
+
+
+def _unheard(part: Piece | Usage) -> None: ...
+
+
 class Guard:
     """Answers guardedly over a backend, and scores single answers; of one event loop."""
 
@@ -72,16 +81,17 @@ class Guard:
         self._backend = backend
         self._worker = ScoringWorker(scorer)
 
-    async def answer(self, ask: Ask, tenant: Tenant) -> Guarded:
-        """The answer for a tenant with a guard; `ask` is for one sample.
+    async def answer(
+        self, ask: Ask, tenant: Tenant, note: Callable[[Piece | Usage], None] = _unheard
+    ) -> Guarded:
+        """The answer for a tenant with a guard; `ask` is for one sample, `note` hears of what is drawn as it comes.
 
         Raises what the backend raises, and `Refusal` (503) where not every answer has its scores.
         """
         guard = tenant.guard
         assert guard is not None, tenant.name
-        # At temperature 0 all samples are one.
-        drawn = replace(ask, samples=guard.samples if ask.temperature > 0 else 1, stream=False)
-        texts, finishes, usage = await self._draw(drawn)
+        drawn = replace(ask, samples=samples_drawn(ask, guard), stream=False)
+        texts, finishes, usage = await self._draw(drawn, note)
         floors = {dial: floor for dial, floor in tenant.limits.floors.items() if dial in ask.control}
         scores = await self._scores([Judged(ask.messages, text) for text in texts], ask.control)
         place, reached = choose(scores, ask.control, floors)
@@ -97,12 +107,15 @@ class Guard:
         """Ends the scoring."""
         await self._worker.stop()
 
-    async def _draw(self, ask: Ask) -> tuple[list[str], list[Ending], Usage]:
+    async def _draw(
+        self, ask: Ask, note: Callable[[Piece | Usage], None]
+    ) -> tuple[list[str], list[Ending], Usage]:
         texts = [""] * ask.samples
         finishes: dict[int, Ending] = {}
         usage = None
         async with aclosing(self._backend.answer(ask)) as parts:
             async for part in parts:
+                note(part)
                 if not isinstance(part, Piece):
                     usage = part
                     continue

@@ -17,6 +17,7 @@ from rheostat.engines.transformers import TransformersEngine
 from rheostat.errors import ModelError
 from rheostat.gateway.backend import Ask, Piece, ServedModel, Usage
 from rheostat.gateway.engine_thread import EngineThread, News, Ticket
+from rheostat.gateway.prompt_bound import PromptBound
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.text_stream import Detokeniser, TextStream
 from rheostat.plugins import GenerationRequest, Sampling
@@ -60,10 +61,12 @@ class InProcess:
         self._received = received
         self._models: dict[str, ServedModel] = {}
         self._detokenisers: dict[str, Detokeniser] = {}
+        self._bounds: dict[str, PromptBound] = {}
         for name, engine in engines.items():
             assert engine.control_format is not None, name
             self._models[name] = ServedModel(name, engine.control_format, engine.policy.context)
             self._detokenisers[name] = Detokeniser(engine.policy.tokenizer)
+            self._bounds[name] = PromptBound(engine.policy.tokenizer)
         self._streams: dict[Ticket, _Stream] = {}
         self._encoding = 0
         self._encoder: ThreadPoolExecutor | None = None
@@ -160,8 +163,12 @@ class InProcess:
     async def _encoded(self, engine: TransformersEngine, ask: Ask) -> tuple[int, ...]:
         """Off the event loop: a long conversation takes milliseconds."""
         self._running()
-        request = GenerationRequest(ask.messages, ask.control)
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, engine.encode, request)
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, self._encode, engine, ask)
+
+    def _encode(self, engine: TransformersEngine, ask: Ask) -> tuple[int, ...]:
+        """In one thread for all: what can never fit keeps nobody waiting while it is tokenised."""
+        self._bounds[ask.model].check(engine.policy.tokenizer, ask.messages, engine.policy.context)
+        return engine.encode(GenerationRequest(ask.messages, ask.control))
 
     def _running(self) -> EngineThread:
         if self._thread is None or not self._thread.is_alive:

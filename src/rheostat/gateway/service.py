@@ -5,14 +5,14 @@ The interfaces of the limits, the audit log and the guard stand here, as request
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rheostat.gateway.admission import Admission, draining
 from rheostat.gateway.audit import AuditEntry
-from rheostat.gateway.backend import Ask, Backend
+from rheostat.gateway.backend import Ask, Backend, Piece, Usage
 from rheostat.gateway.guard import Guarded
 from rheostat.gateway.policy import Tenant
 from rheostat.gateway.policy_source import CallerSource
@@ -75,8 +75,8 @@ class Audit(Protocol):
 class Guard(Protocol):
     """Draws several answers and gives the one nearest the dials; scores answers."""
 
-    async def answer(self, ask: Ask, tenant: Tenant) -> Guarded:
-        """Raises `Refusal` where the rewards fail: no answer goes out unscored."""
+    async def answer(self, ask: Ask, tenant: Tenant, note: Callable[[Piece | Usage], None]) -> Guarded:
+        """Raises `Refusal` where the rewards fail: no answer goes out unscored. `note` hears of all that is drawn."""
         ...
 
     async def score(self, ask: Ask, text: str) -> Scores:

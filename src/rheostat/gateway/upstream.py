@@ -19,16 +19,14 @@ from rheostat.errors import EndpointError, PromptTooLong
 from rheostat.gateway.backend import Ask, Piece, ServedModel, Usage
 from rheostat.gateway.event_stream import Event, EventReader
 from rheostat.gateway.merged import merged
+from rheostat.gateway.prompt_bound import PromptBound
 from rheostat.gateway.refusals import Refusal
 from rheostat.gateway.upstream_answers import DONE, Answers, BrokenAnswer, read_event, read_whole
-from rheostat.gateway.upstream_client import UpstreamClient, UpstreamOptions
+from rheostat.gateway.upstream_client import AT_ONCE, UpstreamClient, UpstreamOptions
 from rheostat.stage import derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_ALONE_AT_ONCE = 8
-"""Samples of one ask that are asked for at a time where the server takes no notice of `n`."""
 
 _CHECK_S = 5.0
 _CHECKED_FOR_S = 1.0
@@ -61,6 +59,7 @@ class Upstream:
         self._tokenizer, context = _reader(folder)
         self._tokenizer.chat_template = card.chat_template  # what the server's renders before it puts the control
         self._threads_tokenizer = copy.deepcopy(self._tokenizer)  # one tokenizer must not be used by two threads
+        self._bound = PromptBound(self._tokenizer)
         self._encoding = asyncio.Lock()
         self._served = ServedModel(name or folder.resolve().name, card.control_format, context)
         self._options, self._client = options, UpstreamClient(options)
@@ -138,7 +137,7 @@ class Upstream:
         while groups:
             asked = [Answers(group, ask.stop) for group in groups]
             works = [self._pieces(ask, prepared, answers) for answers in asked]
-            async with aclosing(works[0] if len(works) == 1 else merged(works, _ALONE_AT_ONCE)) as pieces:
+            async with aclosing(works[0] if len(works) == 1 else merged(works, AT_ONCE)) as pieces:
                 async for piece in pieces:
                     yield piece
             for answers in asked:
@@ -205,6 +204,7 @@ class Upstream:
 
     def _prepared(self, ask: Ask, until: float, tokenizer: "PreTrainedTokenizerBase") -> _Prepared:
         form, context = self._served.control_format, self._served.context
+        self._bound.check(tokenizer, ask.messages, context)
         prompt = served_prompt(
             tokenizer, ask.messages, control_text=form.render(ask.control), neutralise=form.neutralise
         )

@@ -21,6 +21,9 @@ from rheostat.endpoint_faults import backoff, retry_after
 from rheostat.errors import EndpointError, InputError
 from rheostat.gateway.upstream_answers import error_words
 
+AT_ONCE = 8
+"""Requests that one ask has under way at most, where the server takes no notice of `n`."""
+
 LARGEST_BODY = 2**24
 """Bytes of a whole answer; a server that sends more is in trouble."""
 
@@ -36,7 +39,8 @@ class UpstreamOptions:
     """Where the server is and how long it may take, in seconds.
 
     `base_url` as http://127.0.0.1:8000/v1; `/v1` may be left out. `model` is the server's own name of it; None asks the
-    server. The key is the value of the environment variable `api_key_env`; without it none is sent. `connect_s` bounds
+    server. The key is the value of the environment variable `api_key_env`; without it none is sent. `connections` is
+    how many asks may be under way, each over several connections where it must. `connect_s` bounds
     the making of a connection, `first_byte_s` the time until a stream's first event, `between_s` between its events,
     `whole_s` all of an answer. A request that has brought nothing is made again for `patience_s`. Raises `InputError`.
     """
@@ -85,6 +89,7 @@ class UpstreamClient:
     def __init__(self, options: UpstreamOptions) -> None:
         self.options = options
         self._session: aiohttp.ClientSession | None = None
+        self._lists: aiohttp.ClientSession | None = None
         key = os.environ[options.api_key_env] if options.api_key_env else None
         self._key = key
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -92,27 +97,31 @@ class UpstreamClient:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def start(self) -> None:
-        """Opens the pool; no request is made."""
-        options = self.options
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=options.connections, keepalive_timeout=15.0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s),
+        """Opens the pools, one of them for the list of models alone, which waits for no answer; makes no request."""
+        self._session = self._pool(self.options.connections * AT_ONCE)
+        self._lists = self._pool(1)
+
+    async def stop(self) -> None:
+        """Closes every connection; requests under way end in an error."""
+        sessions, self._session, self._lists = (self._session, self._lists), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    def _pool(self, connections: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=15.0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.options.connect_s),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
 
-    async def stop(self) -> None:
-        """Closes every connection; requests under way end in an error."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
     async def models(self, within_s: float) -> Any:
         """What the server says of its models, as JSON. Raises `EndpointError`."""
         url = f"{self.options.root}/models"
         try:
-            async with asyncio.timeout(within_s), self._opened().get(url, allow_redirects=False) as got:
+            async with asyncio.timeout(within_s), self._opened(self._lists).get(url, allow_redirects=False) as got:
                 body = await self._body(got)
         except TimeoutError:
             self.fail(f"no list of models within {within_s:g} s", status=504)
@@ -197,7 +206,7 @@ class UpstreamClient:
         url = f"{self.options.root}/chat/completions"
         try:
             async with asyncio.timeout_at(until):
-                response = await self._opened().post(url, data=body, allow_redirects=False)
+                response = await self._opened(self._session).post(url, data=body, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError:
             raise _Passing(f"no connection within {self.options.connect_s:g} s", 504) from None
         except TimeoutError:
@@ -235,10 +244,10 @@ class UpstreamClient:
                 self.fail(f"answered more than {LARGEST_BODY} bytes")
         return b"".join(chunks)
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _opened(self, session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+        if session is None:
             self.fail("the connections to it are closed")
-        return self._session
+        return session
 
 
 def _reason(error: Exception) -> str:
