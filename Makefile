@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/pocket
 BENCH ?= runs/bench
 
-.PHONY: run test lint check bench reference picture bench-page clean
+.PHONY: run test lint check browser bench reference picture screenshots bench-page clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -29,6 +29,9 @@ lint: $(VENV)/ready  ## ruff and mypy
 
 check: lint test  ## everything that CI checks
 
+browser:  ## Debian's chromium for the playground's tests, which skip without it; needs root
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
 reference: $(VENV)/ready  ## write docs/cli.md, configuration.md, policy.md and methods.md anew
 	$(BIN)/python -m rheostat.reference
 
@@ -36,12 +39,15 @@ picture: $(VENV)/ready  ## write docs/dials.png anew, off the run RUN=runs/pocke
 	$(BIN)/python -m rheostat report $(RUN)
 	cp $(RUN)/pictures/dials.png docs/dials.png
 
+screenshots: $(VENV)/ready  ## write the playground's pictures anew
+	$(BIN)/python -m tests.gateway.screenshots
+
 bench-page: $(VENV)/ready  ## write docs/bench.md and its pictures anew, off the run BENCH=runs/bench
 	$(BIN)/python -m rheostat.bench_page $(BENCH) --to docs/bench.md
 
 bench: $(VENV)/ready  ## the benchmarks of the hot paths beside their rivals
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	for each in generation scoring training evaluation; do $(BIN)/python benchmarks/$$each.py || exit 1; done
+	for each in generation scoring training evaluation concurrency gateway; do $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
