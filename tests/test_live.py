@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.buffers import free_without_the_collector
 from tests.random_models import CONFIGS, FORMAT, random_policy, request, varied_requests
@@ -221,6 +221,7 @@ def test_a_shared_beginning_and_the_prompt_of_several_samples_go_through_the_mod
 
 
 @settings(deadline=None)
+@example([(0,), (1,), (2,), (0, 0)])
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, unique=True))
 def test_a_shared_beginning_is_one(prompts: list[tuple[int, ...]]) -> None:
     """It leaves an end, and whoever shares it shares it with another; the prompts keep their order."""

@@ -254,7 +254,8 @@ def test_compare_is_stopped_with_few_asked_at_once(browser: Any) -> None:
         expect(page.locator(".cell[data-state=writing]")).to_have_count(4)
         page.keyboard.press("Escape")
         expect(page.locator("#compare-status")).to_have_text("Stopped after 0 of 25 answers.")
-        expect(page.locator(".cell[data-state=empty]")).to_have_count(21)
+        expect(page.locator(".cell[data-state=waiting], .cell[data-state=writing]")).to_have_count(0)
+        assert page.locator(".cell[data-state=empty]").count() >= 21, "what had text keeps it, the rest is empty"
         expect(page.locator("#compare-run")).to_be_visible()
         backend.gate = None
         page.locator("#compare-run").click()

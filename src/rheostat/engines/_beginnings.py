@@ -30,8 +30,9 @@ def with_beginnings(prompts: Sequence[tuple[int, ...]]) -> list[Prompt]:
             groups.append([ids])
     shared: dict[tuple[int, ...], int] = {}
     for group in groups:
-        common = common_prefix(group) if len(group) > 1 else 0
-        shared.update((ids, min(common, len(ids) - 1)) for ids in group)
+        # One that is the beginning of the others keeps an end of its own, and so do they then.
+        common = min(common_prefix(group), *(len(ids) - 1 for ids in group)) if len(group) > 1 else 0
+        shared.update(dict.fromkeys(group, common))
     cuts = [shared[ids] or len(ids) - 1 for ids in prompts]
     heads = len({ids[:cut] for ids, cut in zip(prompts, cuts, strict=True)})
     in_two = heads * max(cuts) + len(prompts) * max(
